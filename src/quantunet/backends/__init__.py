@@ -1,0 +1,1 @@
+"""Code generators and runners of the IntegerGraph. Nothing here imports torch."""

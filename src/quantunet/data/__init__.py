@@ -1,0 +1,1 @@
+"""Images and masks: readers, splits by case, normalisation, manifest. Nothing here imports torch."""

@@ -1,0 +1,1 @@
+"""The integer half: graph, interpreter, overflow proof, packed file. Nothing here imports torch."""

@@ -1,0 +1,1 @@
+"""Quantizers: pure functions first, thin modules around them."""

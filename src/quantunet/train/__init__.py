@@ -1,0 +1,1 @@
+"""Configuration, run folder, optimizer groups, and the loop."""
