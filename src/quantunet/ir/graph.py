@@ -169,7 +169,7 @@ class IntegerGraph:
         """Format of every tensor, by name."""
         formats: dict[str, IntFormat] = {}
         for node in self.nodes:
-            formats[node.name] = _output_format(node, [formats[name] for name in node.inputs], self.channels())
+            formats[node.name] = output_format(node, [formats[name] for name in node.inputs], self.channels())
         return formats
 
     def channels(self) -> dict[str, int]:
@@ -231,15 +231,17 @@ def _output_size(node: Node, height: int, width: int) -> tuple[int, int]:
             return 2 * height, 2 * width
         case Conv2d():
             kernel_height, kernel_width = node.weight.shape[2:]
-            return (
-                (height + 2 * node.padding - kernel_height) // node.stride + 1,
-                (width + 2 * node.padding - kernel_width) // node.stride + 1,
-            )
+            out_height = (height + 2 * node.padding - kernel_height) // node.stride + 1
+            out_width = (width + 2 * node.padding - kernel_width) // node.stride + 1
+            if min(out_height, out_width) < 1:
+                raise GraphError(f"node {node.name!r}: kernel {kernel_height}x{kernel_width} exceeds {height}x{width}")
+            return out_height, out_width
         case _:
             return height, width
 
 
-def _output_format(node: Node, inputs: list[IntFormat], channels: Mapping[str, int]) -> IntFormat:
+def output_format(node: Node, inputs: list[IntFormat], channels: Mapping[str, int]) -> IntFormat:
+    """Format of the tensor that ``node`` writes, from those it reads and the channels of every tensor."""
     match node:
         case Input():
             return node.output
