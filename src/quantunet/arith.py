@@ -56,7 +56,7 @@ def multiplier_and_shift(ratio: float) -> tuple[int, int]:
     if not (math.isfinite(ratio) and 0 < ratio < 2**30):
         raise ValueError(f"requantization ratio {ratio} is not in (0, 2^30)")
     mantissa, exponent = math.frexp(ratio)  # ratio = mantissa * 2^exponent, mantissa in [1/2, 1)
-    if exponent < -31:
+    if ratio <= 2**-32:
         return 0, 0
     if mantissa == 0.5:
         return 1, 1 - exponent
