@@ -1,1 +1,35 @@
 """Images and masks: readers, splits by case, normalisation, manifest. Nothing here imports torch."""
+
+from quantunet.data.channels import with_channels
+from quantunet.data.config import DataConfig, NormalizationConfig, SplitConfig
+from quantunet.data.manifest import check_no_leak, manifest
+from quantunet.data.normalize import normalize, pad_to_multiple, resolve, unpad
+from quantunet.data.phantom import phantom_dataset, write_phantom
+from quantunet.data.read import read_dataset, read_image
+from quantunet.data.sample import PARTS, Dataset, Part, Sample
+from quantunet.data.split import Split, part_samples, split_cases, write_split
+
+__all__ = [
+    "PARTS",
+    "DataConfig",
+    "Dataset",
+    "NormalizationConfig",
+    "Part",
+    "Sample",
+    "Split",
+    "SplitConfig",
+    "check_no_leak",
+    "manifest",
+    "normalize",
+    "pad_to_multiple",
+    "part_samples",
+    "phantom_dataset",
+    "read_dataset",
+    "read_image",
+    "resolve",
+    "split_cases",
+    "unpad",
+    "with_channels",
+    "write_phantom",
+    "write_split",
+]

@@ -1,0 +1,135 @@
+"""Cases to train, validation and test: every case in exactly one part, and written down."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from quantunet.data.config import DataConfig, SplitConfig
+from quantunet.data.sample import PARTS, Dataset, Part, Sample
+from quantunet.errors import UserError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Case ids of each part, in the dataset's order."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+    def part_of(self, case_id: str) -> Part:
+        """The part that holds ``case_id``; KeyError when none does."""
+        for part in PARTS:
+            if case_id in getattr(self, part):
+                return part
+        raise KeyError(case_id)
+
+
+def split_cases(dataset: Dataset, config: SplitConfig) -> Split:
+    """The split that ``config`` asks for; lists and files rule, then the folder's own test/, then fractions.
+
+    Raises:
+        UserError: fewer than 3 cases, an unknown, doubled or forgotten case, an empty part, or an unreadable file.
+    """
+    cases = dataset.case_ids
+    if len(cases) < 3:
+        raise UserError(
+            f"{dataset.name}: {len(cases)} case(s), a split needs 3: add cases, or say with case_pattern what a case is"
+        )
+    if config.file is not None:
+        chosen: dict[Part, tuple[str, ...]] = _read_split(config.file)
+    else:
+        lists: dict[Part, tuple[str, ...] | None] = {
+            "train": config.train_cases,
+            "validation": config.validation_cases,
+            "test": config.test_cases,
+        }
+        chosen = {part: stated for part, stated in lists.items() if stated is not None}
+        if not chosen:
+            chosen = {part: ids for part, ids in dataset.given_split.items() if part != "train"}
+    _check_known(dataset, chosen)
+    if config.file is None:
+        chosen = _fill(dataset, chosen, config)
+    forgotten = [case for case in cases if not any(case in ids for ids in chosen.values())]
+    if forgotten:
+        raise UserError(
+            f"case {forgotten[0]!r} is in no part of the split ({len(forgotten)} such): name it in one part"
+        )
+    ordered = {part: tuple(case for case in cases if case in set(chosen.get(part, ()))) for part in PARTS}
+    empty = [part for part in PARTS if not ordered[part]]
+    if empty:
+        raise UserError(f"the {empty[0]} part of the split is empty ({len(cases)} cases): add cases to it")
+    return Split(ordered["train"], ordered["validation"], ordered["test"])
+
+
+def _check_known(dataset: Dataset, chosen: dict[Part, tuple[str, ...]]) -> None:
+    known: set[str] = set(dataset.case_ids)
+    owner: dict[str, Part] = {}
+    for part, ids in chosen.items():
+        for case in ids:
+            if case not in known:
+                some = ", ".join(dataset.case_ids[:3])
+                raise UserError(f"split names case {case!r} in {part}, which {dataset.name} lacks (it has {some}, ...)")
+            if case in owner:
+                raise UserError(f"case {case!r} is in {owner[case]} and in {part}: a case belongs to one part")
+            owner[case] = part
+
+
+def _fill(dataset: Dataset, chosen: dict[Part, tuple[str, ...]], config: SplitConfig) -> dict[Part, tuple[str, ...]]:
+    """``chosen`` completed: the parts not stated share the remaining cases in the ratio of their fractions."""
+    stated = {case for ids in chosen.values() for case in ids}
+    free = [case for case in dataset.case_ids if case not in stated]
+    method = dataset.default_split if config.method == "auto" else config.method
+    if method == "random":
+        free = [free[k] for k in np.random.default_rng(config.seed).permutation(len(free))]
+    shares: dict[Part, float] = {
+        "train": 1.0 - config.validation - config.test,
+        "validation": config.validation,
+        "test": config.test,
+    }
+    open_parts: list[Part] = [part for part in PARTS if part not in chosen]
+    total, count = sum(shares[part] for part in open_parts), len(free)
+    parts = dict(chosen)
+    for part in reversed(open_parts):  # from the end: the test block is last, validation before it
+        is_first = part == open_parts[0]
+        cut = 0 if is_first else max(0, len(free) - max(1, round(count * shares[part] / total)))
+        parts[part], free = tuple(free[cut:]), free[:cut]
+    return parts
+
+
+def write_split(split: Split, path: Path) -> None:
+    """The split as JSON, readable by ``SplitConfig.file``."""
+    path.write_text(json.dumps(asdict(split), indent=2) + "\n", encoding="utf-8")
+
+
+def _read_split(path: Path) -> dict[Part, tuple[str, ...]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such split file") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(content, dict) or set(content) != set(PARTS):
+        raise UserError(f"{path}: a split file is an object with the lists train, validation and test")
+    for part in PARTS:
+        if not isinstance(content[part], list) or not all(isinstance(case, str) for case in content[part]):
+            raise UserError(f"{path}: {part} must be a list of case ids (texts)")
+    return {part: tuple(content[part]) for part in PARTS}
+
+
+def part_samples(dataset: Dataset, split: Split, config: DataConfig) -> dict[Part, tuple[Sample, ...]]:
+    """The samples of each part; slices without foreground leave the training part if the configuration says so.
+
+    Raises:
+        UserError: when no training slice with foreground remains.
+    """
+    parts: dict[Part, tuple[Sample, ...]] = {part: dataset.of_cases(getattr(split, part)) for part in PARTS}
+    if config.foreground_slices_only_in_training:
+        parts["train"] = tuple(sample for sample in parts["train"] if sample.mask is not None and sample.mask.any())
+        if not parts["train"]:
+            raise UserError("no training slice has foreground: set foreground_slices_only_in_training: false")
+    return parts
