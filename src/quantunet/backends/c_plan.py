@@ -1,0 +1,206 @@
+"""Static memory of the C backend: which tensors live when, and where each lies in one arena. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from quantunet.formats import IntFormat
+from quantunet.ir.graph import (
+    ArgMax,
+    Conv2d,
+    ConvTranspose2d,
+    GraphError,
+    IntegerGraph,
+    Node,
+    Threshold,
+    WeightNode,
+)
+
+ALIGNMENT_BYTES = 16
+BYTE_PATCH_LIMIT = (2**31 - 1) // 255
+"""Largest sum of a filter's absolute weights for which 255 times it stays below 2^31 (see qn_conv2d.c)."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How much a convolution works on at a time: memory against speed.
+
+    Args:
+        pixels: pixels whose patches are gathered together, even.
+        filters: filters whose weights are expanded together, a multiple of 4.
+        lanes: patches are padded to a multiple of this many codes, the width of the machine's vectors.
+
+    Raises:
+        ValueError: if a number is not as said.
+    """
+
+    pixels: int = 4
+    filters: int = 8
+    lanes: int = 4
+
+    def __post_init__(self) -> None:
+        if self.pixels < 4 or self.pixels % 2 or self.filters < 4 or self.filters % 4 or self.lanes < 1:
+            raise ValueError(f"{self} needs an even number of pixels >= 4, filters in fours, and a lane")
+
+
+SMALL = Tiling()
+"""For an exported project: little scratch."""
+FAST = Tiling(pixels=8, filters=32, lanes=64)
+"""For the engine on the host."""
+
+
+@dataclass(frozen=True)
+class Lifetime:
+    """A tensor of ``size_bytes`` from the step that writes it to the last step that reads it, both inclusive."""
+
+    name: str
+    size_bytes: int
+    first: int
+    last: int
+
+    def overlaps(self, other: Lifetime) -> bool:
+        """Whether both tensors are needed at one step."""
+        return self.first <= other.last and other.first <= self.last
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Elements of the arrays that all convolutions share, named as in ``qn_scratch``."""
+
+    filters: int = 0
+    patches: int = 0
+    wide: int = 0
+    acc: int = 0
+    corrections: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all arrays together."""
+        return self.filters + self.patches + 4 * (self.wide + self.acc + self.corrections)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where each stored tensor lies in the arena, in bytes; the image and the mask belong to the caller."""
+
+    offsets: Mapping[str, int]
+    arena_bytes: int
+    scratch: Scratch
+    peak_activation_bytes: int
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes of the scratch arrays."""
+        return self.scratch.size_bytes
+
+
+def fused_heads(graph: IntegerGraph) -> dict[str, str]:
+    """Convolutions whose accumulators are never stored, each with the Threshold or ArgMax that alone reads it."""
+    readers: dict[str, list[Node]] = {node.name: [] for node in graph.nodes}
+    for node in graph.nodes:
+        for name in node.inputs:
+            readers[name].append(node)
+    return {
+        node.name: readers[node.name][0].name
+        for node in graph.nodes
+        if isinstance(node, Conv2d)
+        and len(readers[node.name]) == 1
+        and isinstance(readers[node.name][0], Threshold | ArgMax)
+    }
+
+
+def tensor_bytes(shape: Sequence[int], fmt: IntFormat) -> int:
+    """Bytes of an unpacked tensor of ``shape``."""
+    return prod(shape) * fmt.storage_bit_width // 8
+
+
+def lifetimes(graph: IntegerGraph, height: int, width: int) -> tuple[Lifetime, ...]:
+    """Every tensor that is stored, image and mask included, in node order; a fused head reads at its mask's step."""
+    formats, shapes, fused = graph.formats(), graph.shapes(height, width), fused_heads(graph)
+    step = {node.name: index for index, node in enumerate(graph.nodes)}
+    last = dict(step)
+    for node in graph.nodes:
+        for name in node.inputs:
+            last[name] = max(last[name], step[fused.get(node.name, node.name)])
+    return tuple(
+        Lifetime(node.name, tensor_bytes(shapes[node.name], formats[node.name]), step[node.name], last[node.name])
+        for node in graph.nodes
+        if node.name not in fused
+    )
+
+
+def place(tensors: Sequence[Lifetime]) -> tuple[dict[str, int], int]:
+    """Offsets by name and the bytes of the arena: the largest tensors first, each in the tightest gap that holds it."""
+    placed: list[tuple[Lifetime, int]] = []
+    arena_bytes = 0
+    for tensor in sorted(tensors, key=lambda item: (-item.size_bytes, item.first)):
+        taken = sorted((offset, _aligned(other.size_bytes)) for other, offset in placed if other.overlaps(tensor))
+        best, best_gap, free = None, None, 0
+        for offset, size_bytes in taken:
+            gap = offset - free
+            if gap >= tensor.size_bytes and (best_gap is None or gap < best_gap):
+                best, best_gap = free, gap
+            free = max(free, offset + size_bytes)
+        offset = free if best is None else best
+        placed.append((tensor, offset))
+        arena_bytes = max(arena_bytes, offset + _aligned(tensor.size_bytes))
+    return {tensor.name: offset for tensor, offset in placed}, arena_bytes
+
+
+def plan(graph: IntegerGraph, height: int, width: int, tiling: Tiling = SMALL) -> Plan:
+    """The memory of ``graph`` for images of ``height`` x ``width`` pixels.
+
+    Raises:
+        GraphError: if the size does not fit the graph.
+    """
+    multiple = graph.size_multiple()
+    for axis, size in (("height", height), ("width", width)):
+        if size < 1 or size % multiple:
+            padded = _rounded(max(size, 1), multiple)
+            raise GraphError(f"{axis} {size} is not divisible by {multiple}: pad the image to {padded}")
+    alive = lifetimes(graph, height, width)
+    outside = {graph.input.name, graph.output.name}
+    offsets, arena_bytes = place([tensor for tensor in alive if tensor.name not in outside])
+    peak = max(
+        sum(tensor.size_bytes for tensor in alive if tensor.first <= step <= tensor.last)
+        for step in range(len(graph.nodes))
+    )
+    return Plan(offsets, arena_bytes, _scratch(graph, tiling), peak)
+
+
+def filter_block(node: WeightNode, is_fused: bool, tiling: Tiling) -> int:
+    """Filters that are expanded together: all of them where an arg-max needs every class of a pixel at once."""
+    return node.weight.shape[0] if is_fused else min(node.weight.shape[0], tiling.filters)
+
+
+def needs_wide_patches(node: WeightNode, source: IntFormat) -> bool:
+    """Whether the product runs on 32-bit codes: the input is wider than a byte, or its byte sums could overflow."""
+    magnitudes = np.abs(node.weight.astype(np.int64))
+    sums = magnitudes.sum(axis=1).max() if isinstance(node, ConvTranspose2d) else magnitudes.sum(axis=(1, 2, 3)).max()
+    return source.storage_bit_width > 8 or int(sums) > BYTE_PATCH_LIMIT
+
+
+def _scratch(graph: IntegerGraph, tiling: Tiling) -> Scratch:
+    formats, fused = graph.formats(), fused_heads(graph)
+    needs = [Scratch()]
+    for node in graph.weight_nodes():
+        positions, length = (4, node.weight.shape[1]) if isinstance(node, ConvTranspose2d) else (1, node.weight[0].size)
+        stride = _rounded(length, tiling.lanes)
+        rows = _rounded(filter_block(node, node.name in fused, tiling), 4)
+        patches = tiling.pixels * stride
+        wide = patches if needs_wide_patches(node, formats[node.inputs[0]]) else 0
+        needs.append(Scratch(positions * rows * stride, patches, wide, tiling.pixels * rows, positions * rows))
+    fields = Scratch.__dataclass_fields__
+    return Scratch(**{name: max(getattr(need, name) for need in needs) for name in fields})
+
+
+def _rounded(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def _aligned(size_bytes: int) -> int:
+    return _rounded(size_bytes, ALIGNMENT_BYTES)

@@ -1,0 +1,25 @@
+/* Codes to and from memory, and requantization. */
+#ifndef QN_CODES_H
+#define QN_CODES_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "qn_runtime.h"
+
+/* C leaves the right shift of a negative number to the compiler: here it must be arithmetic. */
+typedef char qn_right_shift_is_arithmetic[(-5 >> 1) == -3 ? 1 : -1];
+
+/* Kernels with no wider scratch of their own work through this many 32-bit values at a time. */
+#define QN_CHUNK 64
+
+size_t qn_storage_bytes(qn_storage storage);
+
+void qn_codes_load_s32(const uint8_t *in, qn_storage storage, int32_t *codes, int32_t count);
+
+void qn_codes_store_s32(uint8_t *out, qn_storage storage, const int32_t *codes, int32_t count);
+
+/* In place: accumulators of channels first, first + 1, ... become codes. */
+void qn_acc_requantize_s32(const qn_requantize *stage, int32_t *acc, int32_t first, int32_t count);
+
+#endif

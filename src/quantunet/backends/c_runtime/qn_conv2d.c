@@ -1,0 +1,261 @@
+/* Convolution: expand a block of filters once, gather the patches of a tile of pixels, multiply, finish.
+ *
+ * Signed bytes enter the product as unsigned ones, 128 larger; what that adds is known by filter and is taken off again.
+ * One product loop, unsigned by signed bytes, then serves every input of a byte. The exporter uses it only where
+ * 255 x the sum of a filter's absolute weights stays below 2^31.
+ */
+#include <string.h>
+
+#include "qn_codes.h"
+#include "qn_runtime.h"
+#include "qn_tiling.h"
+
+#define SIGN_OFFSET 128
+
+typedef struct {
+    const qn_conv2d *node;
+    const qn_tensor *x;
+    const qn_scratch *scratch;
+    uint8_t *out;
+    qn_storage out_storage;
+    int32_t out_width;
+    int32_t patch_length, patch_stride; /* codes of a patch, and that rounded up to QN_LANES */
+    int32_t first, filters, filter_rows; /* the block: its first filter, how many, and that rounded up to 4 */
+} block;
+
+static int32_t round_up(int32_t value, int32_t multiple)
+{
+    return (value + multiple - 1) / multiple * multiple;
+}
+
+/* Expands one filter into `positions` rows of `length` codes, `distance` apart; sums[p * sum_distance] is row p's sum. */
+static const uint8_t *filter_expand_s8(const uint8_t *packed, int32_t bit_width, int32_t positions, int32_t length,
+                                       int8_t *rows, size_t distance, int32_t *sums, int32_t sum_distance)
+{
+    const uint32_t mask = ((uint32_t)1 << bit_width) - 1;
+    const int32_t sign = (int32_t)1 << (bit_width - 1);
+    uint32_t window = 0;
+    int32_t available = 0;
+
+    for (int32_t p = 0; p < positions; p++) {
+        int8_t *row = rows + (size_t)p * distance;
+        int32_t sum = 0;
+        for (int32_t k = 0; k < length; k++) {
+            if (available < bit_width) {
+                window |= (uint32_t)*packed++ << available;
+                available += 8;
+            }
+            const int32_t code = ((int32_t)(window & mask) ^ sign) - sign;
+            window >>= bit_width;
+            available -= bit_width;
+            row[k] = (int8_t)code;
+            sum += code;
+        }
+        sums[p * sum_distance] = sum;
+    }
+    return packed;
+}
+
+static const uint8_t *block_expand(const block *b, const uint8_t *packed, int32_t positions)
+{
+    const size_t plane = (size_t)b->filter_rows * (size_t)b->patch_stride;
+    int32_t *corrections = b->scratch->corrections;
+
+    memset(b->scratch->filters, 0, (size_t)positions * plane);
+    for (int32_t f = 0; f < b->filters; f++) {
+        packed = filter_expand_s8(packed, b->node->bit_width[b->first + f], positions, b->patch_length,
+                                  b->scratch->filters + (size_t)f * (size_t)b->patch_stride, plane, corrections + f,
+                                  b->filter_rows);
+    }
+    for (int32_t p = 0; p < positions; p++) {
+        for (int32_t f = 0; f < b->filters; f++) {
+            const int32_t sum = corrections[p * b->filter_rows + f];
+            corrections[p * b->filter_rows + f] = b->x->storage == QN_S8 ? SIGN_OFFSET * sum : 0;
+        }
+    }
+    return packed;
+}
+
+/* One kernel row of a patch: `columns` pixels from (row, column) on, zeros outside the image. */
+static void patch_gather_row(const block *b, int32_t row, int32_t column, uint8_t *bytes)
+{
+    const qn_tensor *x = b->x;
+    const size_t pixel_bytes = (size_t)x->channels * qn_storage_bytes(x->storage);
+    const int32_t columns = b->node->kernel_width;
+    int32_t begin = column < 0 ? -column : 0;
+    int32_t end = column + columns > x->width ? x->width - column : columns;
+
+    if (row < 0 || row >= x->height || begin >= end) {
+        memset(bytes, 0, (size_t)columns * pixel_bytes);
+        return;
+    }
+    memset(bytes, 0, (size_t)begin * pixel_bytes);
+    memcpy(bytes + (size_t)begin * pixel_bytes,
+           x->codes + ((size_t)row * (size_t)x->width + (size_t)(column + begin)) * pixel_bytes,
+           (size_t)(end - begin) * pixel_bytes);
+    memset(bytes + (size_t)end * pixel_bytes, 0, (size_t)(columns - end) * pixel_bytes);
+}
+
+static void tile_gather_u8(const block *b, int32_t y, int32_t x0, int32_t pixels)
+{
+    const qn_conv2d *node = b->node;
+    const int32_t row_length = node->kernel_width * b->x->channels;
+
+    for (int32_t p = 0; p < pixels; p++) {
+        uint8_t *patch = b->scratch->patches + (size_t)p * (size_t)b->patch_stride;
+        for (int32_t i = 0; i < node->kernel_height; i++) {
+            patch_gather_row(b, y * node->stride - node->padding + i, (x0 + p) * node->stride - node->padding,
+                             patch + i * row_length);
+        }
+        if (b->x->storage == QN_S8) {
+            for (int32_t k = 0; k < b->patch_length; k++) {
+                patch[k] ^= SIGN_OFFSET;
+            }
+        }
+    }
+}
+
+/* The same for inputs wider than a byte; `patches` holds one kernel row on its way. */
+static void tile_gather_s32(const block *b, int32_t y, int32_t x0, int32_t pixels)
+{
+    const qn_conv2d *node = b->node;
+    const int32_t row_length = node->kernel_width * b->x->channels;
+
+    for (int32_t p = 0; p < pixels; p++) {
+        int32_t *patch = b->scratch->wide + (size_t)p * (size_t)b->patch_stride;
+        for (int32_t i = 0; i < node->kernel_height; i++) {
+            patch_gather_row(b, y * node->stride - node->padding + i, (x0 + p) * node->stride - node->padding,
+                             b->scratch->patches);
+            qn_codes_load_s32(b->scratch->patches, b->x->storage, patch + i * row_length, row_length);
+        }
+    }
+}
+
+/* acc[p][f] = sum over k of patches[p][k] x filters[f][k]: four filters and two pixels at a time. */
+static void tile_multiply_u8(const uint8_t *patches, const int8_t *filters, size_t blocks_of_lanes, int32_t filter_rows,
+                             int32_t pixels, int32_t *acc)
+{
+    const size_t length = blocks_of_lanes * QN_LANES; /* so the compiler sees the multiple */
+
+    for (int32_t f = 0; f < filter_rows; f += 4) {
+        const int8_t *w0 = filters + (size_t)f * length, *w1 = w0 + length, *w2 = w1 + length, *w3 = w2 + length;
+        for (int32_t p = 0; p < pixels; p += 2) {
+            const uint8_t *x0 = patches + (size_t)p * length, *x1 = x0 + length;
+            int32_t a0 = 0, a1 = 0, a2 = 0, a3 = 0, b0 = 0, b1 = 0, b2 = 0, b3 = 0;
+            for (size_t k = 0; k < length; k++) {
+                a0 += (int32_t)x0[k] * w0[k];
+                a1 += (int32_t)x0[k] * w1[k];
+                a2 += (int32_t)x0[k] * w2[k];
+                a3 += (int32_t)x0[k] * w3[k];
+                b0 += (int32_t)x1[k] * w0[k];
+                b1 += (int32_t)x1[k] * w1[k];
+                b2 += (int32_t)x1[k] * w2[k];
+                b3 += (int32_t)x1[k] * w3[k];
+            }
+            int32_t *out = acc + p * filter_rows + f;
+            out[0] = a0, out[1] = a1, out[2] = a2, out[3] = a3;
+            out += filter_rows;
+            out[0] = b0, out[1] = b1, out[2] = b2, out[3] = b3;
+        }
+    }
+}
+
+static void tile_multiply_s32(const block *b, const int8_t *filters, int32_t pixels)
+{
+    for (int32_t p = 0; p < pixels; p++) {
+        const int32_t *patch = b->scratch->wide + (size_t)p * (size_t)b->patch_stride;
+        for (int32_t f = 0; f < b->filters; f++) {
+            const int8_t *filter = filters + (size_t)f * (size_t)b->patch_stride;
+            int32_t sum = 0;
+            for (int32_t k = 0; k < b->patch_length; k++) {
+                sum += patch[k] * filter[k];
+            }
+            b->scratch->acc[p * b->filter_rows + f] = sum;
+        }
+    }
+}
+
+static int32_t head_decide(const qn_conv2d *node, const int32_t *values, int32_t count)
+{
+    int32_t best = 0;
+
+    if (node->head == QN_HEAD_THRESHOLD) {
+        return values[0] > node->threshold;
+    }
+    for (int32_t k = 1; k < count; k++) {
+        best = values[k] > values[best] ? k : best;
+    }
+    return best;
+}
+
+/* Accumulators of one pixel to its codes at `pixel`, counted in pixels of the output. */
+static void pixel_finish(const block *b, int32_t *acc, const int32_t *corrections, size_t pixel)
+{
+    const qn_conv2d *node = b->node;
+    const int32_t *bias = node->bias + b->first;
+    const size_t code_bytes = qn_storage_bytes(b->out_storage);
+
+    for (int32_t f = 0; f < b->filters; f++) {
+        acc[f] = (acc[f] - corrections[f]) + bias[f];
+    }
+    if (node->requantize != NULL) {
+        qn_acc_requantize_s32(node->requantize, acc, b->first, b->filters);
+    }
+    if (node->head == QN_HEAD_NONE) {
+        uint8_t *out = b->out + (pixel * (size_t)node->out_channels + (size_t)b->first) * code_bytes;
+        qn_codes_store_s32(out, b->out_storage, acc, b->filters);
+    } else {
+        const int32_t label = head_decide(node, acc, b->filters);
+        qn_codes_store_s32(b->out + pixel * code_bytes, b->out_storage, &label, 1);
+    }
+}
+
+static void tile_run(const block *b, int32_t y, int32_t x0, int32_t pixels)
+{
+    const int32_t up = b->node->upsample;
+    const size_t plane = (size_t)b->filter_rows * (size_t)b->patch_stride;
+
+    if (b->node->is_wide) {
+        tile_gather_s32(b, y, x0, pixels);
+    } else {
+        tile_gather_u8(b, y, x0, pixels);
+    }
+    for (int32_t position = 0; position < up * up; position++) {
+        const int8_t *filters = b->scratch->filters + (size_t)position * plane;
+        const size_t row = (size_t)(y * up + position / up);
+        if (b->node->is_wide) {
+            tile_multiply_s32(b, filters, pixels);
+        } else {
+            tile_multiply_u8(b->scratch->patches, filters, (size_t)(b->patch_stride / QN_LANES), b->filter_rows,
+                             pixels, b->scratch->acc);
+        }
+        for (int32_t p = 0; p < pixels; p++) {
+            const size_t column = (size_t)((x0 + p) * up + position % up);
+            pixel_finish(b, b->scratch->acc + p * b->filter_rows, b->scratch->corrections + position * b->filter_rows,
+                         row * (size_t)b->out_width + column);
+        }
+    }
+}
+
+void qn_conv2d_run(const qn_conv2d *node, const qn_tensor *x, uint8_t *out, qn_storage out_storage, int32_t out_height,
+                   int32_t out_width, const qn_scratch *scratch)
+{
+    const int32_t up = node->upsample;
+    const uint8_t *packed = node->weight;
+    block b = {node, x, scratch, out, out_storage, out_width, 0, 0, 0, 0, 0};
+
+    b.patch_length = x->channels * (up == 1 ? node->kernel_height * node->kernel_width : 1);
+    b.patch_stride = round_up(b.patch_length, QN_LANES);
+    for (b.first = 0; b.first < node->out_channels; b.first += node->filter_block) {
+        const int32_t left = node->out_channels - b.first;
+        b.filters = left < node->filter_block ? left : node->filter_block;
+        b.filter_rows = round_up(b.filters, 4);
+        packed = block_expand(&b, packed, up * up);
+        for (int32_t y = 0; y < out_height / up; y++) {
+            for (int32_t x0 = 0; x0 < out_width / up; x0 += QN_TILE_PIXELS) {
+                const int32_t pixels = out_width / up - x0;
+                tile_run(&b, y, x0, pixels < QN_TILE_PIXELS ? pixels : QN_TILE_PIXELS);
+            }
+        }
+    }
+}

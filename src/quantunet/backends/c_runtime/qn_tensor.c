@@ -1,0 +1,183 @@
+/* Kernels that move, compare or rescale codes pixel by pixel. */
+#include <string.h>
+
+#include "qn_codes.h"
+#include "qn_runtime.h"
+
+static const uint8_t *pixel_at(const qn_tensor *x, int32_t row, int32_t column)
+{
+    const size_t pixel = (size_t)row * (size_t)x->width + (size_t)column;
+    return x->codes + pixel * (size_t)x->channels * qn_storage_bytes(x->storage);
+}
+
+static int32_t chunk_count(int32_t channels, int32_t first)
+{
+    return channels - first < QN_CHUNK ? channels - first : QN_CHUNK;
+}
+
+static void max_u8(const uint8_t *a, const uint8_t *b, const uint8_t *c, const uint8_t *d, uint8_t *out, int32_t count)
+{
+    for (int32_t k = 0; k < count; k++) {
+        const uint8_t ab = a[k] > b[k] ? a[k] : b[k], cd = c[k] > d[k] ? c[k] : d[k];
+        out[k] = ab > cd ? ab : cd;
+    }
+}
+
+static void max_any(const uint8_t *const *corners, qn_storage storage, uint8_t *out, int32_t count)
+{
+    const size_t code_bytes = qn_storage_bytes(storage);
+    int32_t largest[QN_CHUNK], other[QN_CHUNK];
+
+    for (int32_t k = 0; k < count; k += QN_CHUNK) {
+        const int32_t n = chunk_count(count, k);
+        const size_t offset = (size_t)k * code_bytes;
+        qn_codes_load_s32(corners[0] + offset, storage, largest, n);
+        for (int32_t corner = 1; corner < 4; corner++) {
+            qn_codes_load_s32(corners[corner] + offset, storage, other, n);
+            for (int32_t j = 0; j < n; j++) {
+                largest[j] = other[j] > largest[j] ? other[j] : largest[j];
+            }
+        }
+        qn_codes_store_s32(out + offset, storage, largest, n);
+    }
+}
+
+void qn_maxpool2d_run(const qn_tensor *x, uint8_t *out)
+{
+    const size_t pixel_bytes = (size_t)x->channels * qn_storage_bytes(x->storage);
+
+    for (int32_t row = 0; row + 1 < x->height; row += 2) {
+        for (int32_t column = 0; column + 1 < x->width; column += 2, out += pixel_bytes) {
+            const uint8_t *corners[4] = {pixel_at(x, row, column), pixel_at(x, row, column + 1),
+                                         pixel_at(x, row + 1, column), pixel_at(x, row + 1, column + 1)};
+            if (x->storage == QN_U8) {
+                max_u8(corners[0], corners[1], corners[2], corners[3], out, x->channels);
+            } else {
+                max_any(corners, x->storage, out, x->channels);
+            }
+        }
+    }
+}
+
+void qn_nearest2d_upsample(const qn_tensor *x, uint8_t *out)
+{
+    const size_t pixel_bytes = (size_t)x->channels * qn_storage_bytes(x->storage);
+
+    for (int32_t row = 0; row < 2 * x->height; row++) {
+        for (int32_t column = 0; column < 2 * x->width; column++, out += pixel_bytes) {
+            memcpy(out, pixel_at(x, row / 2, column / 2), pixel_bytes);
+        }
+    }
+}
+
+/* The neighbour that shares an output position with `index / 2`, clamped to the edge. */
+static int32_t neighbour(int32_t index, int32_t length)
+{
+    const int32_t other = index % 2 ? index / 2 + 1 : index / 2 - 1;
+    return other < 0 ? 0 : other >= length ? length - 1 : other;
+}
+
+static void acc_add_scaled_s32(const uint8_t *codes, qn_storage storage, int32_t factor, int32_t *acc, int32_t count)
+{
+    int32_t values[QN_CHUNK];
+
+    qn_codes_load_s32(codes, storage, values, count);
+    for (int32_t k = 0; k < count; k++) {
+        acc[k] += factor * values[k];
+    }
+}
+
+void qn_bilinear2d_upsample(const qn_tensor *x, const qn_requantize *stage, uint8_t *out, qn_storage out_storage)
+{
+    const size_t in_bytes = qn_storage_bytes(x->storage), out_bytes = qn_storage_bytes(out_storage);
+    int32_t acc[QN_CHUNK];
+
+    for (int32_t row = 0; row < 2 * x->height; row++) {
+        const int32_t near_row = row / 2, far_row = neighbour(row, x->height);
+        for (int32_t column = 0; column < 2 * x->width; column++) {
+            const int32_t near_column = column / 2, far_column = neighbour(column, x->width);
+            for (int32_t k = 0; k < x->channels; k += QN_CHUNK) {
+                const int32_t n = chunk_count(x->channels, k);
+                const size_t offset = (size_t)k * in_bytes;
+                memset(acc, 0, sizeof acc);
+                acc_add_scaled_s32(pixel_at(x, near_row, near_column) + offset, x->storage, 9, acc, n);
+                acc_add_scaled_s32(pixel_at(x, near_row, far_column) + offset, x->storage, 3, acc, n);
+                acc_add_scaled_s32(pixel_at(x, far_row, near_column) + offset, x->storage, 3, acc, n);
+                acc_add_scaled_s32(pixel_at(x, far_row, far_column) + offset, x->storage, 1, acc, n);
+                qn_acc_requantize_s32(stage, acc, k, n);
+                qn_codes_store_s32(out, out_storage, acc, n);
+                out += (size_t)n * out_bytes;
+            }
+        }
+    }
+}
+
+void qn_codes_rescale(const qn_tensor *x, const qn_requantize *stage, uint8_t *out, qn_storage out_storage)
+{
+    const uint8_t *in = x->codes;
+    int32_t acc[QN_CHUNK];
+
+    for (int32_t pixels = x->height * x->width; pixels > 0; pixels--) {
+        for (int32_t k = 0; k < x->channels; k += QN_CHUNK) {
+            const int32_t n = chunk_count(x->channels, k);
+            qn_codes_load_s32(in, x->storage, acc, n);
+            qn_acc_requantize_s32(stage, acc, k, n);
+            qn_codes_store_s32(out, out_storage, acc, n);
+            in += (size_t)n * qn_storage_bytes(x->storage);
+            out += (size_t)n * qn_storage_bytes(out_storage);
+        }
+    }
+}
+
+void qn_channels_copy(const qn_tensor *x, uint8_t *out, qn_storage out_storage, int32_t out_channels,
+                      int32_t first_channel)
+{
+    const size_t in_bytes = qn_storage_bytes(x->storage), out_bytes = qn_storage_bytes(out_storage);
+    const uint8_t *in = x->codes;
+    int32_t codes[QN_CHUNK];
+
+    out += (size_t)first_channel * out_bytes;
+    for (int32_t pixels = x->height * x->width; pixels > 0; pixels--) {
+        if (x->storage == out_storage) {
+            memcpy(out, in, (size_t)x->channels * in_bytes);
+        } else {
+            for (int32_t k = 0; k < x->channels; k += QN_CHUNK) {
+                const int32_t n = chunk_count(x->channels, k);
+                qn_codes_load_s32(in + (size_t)k * in_bytes, x->storage, codes, n);
+                qn_codes_store_s32(out + (size_t)k * out_bytes, out_storage, codes, n);
+            }
+        }
+        in += (size_t)x->channels * in_bytes;
+        out += (size_t)out_channels * out_bytes;
+    }
+}
+
+void qn_mask_threshold(const qn_tensor *x, int64_t threshold, uint8_t *out, qn_storage out_storage)
+{
+    const size_t in_bytes = qn_storage_bytes(x->storage), out_bytes = qn_storage_bytes(out_storage);
+
+    for (size_t k = 0; k < (size_t)x->height * (size_t)x->width; k++) {
+        int32_t code;
+        qn_codes_load_s32(x->codes + k * in_bytes, x->storage, &code, 1);
+        code = code > threshold;
+        qn_codes_store_s32(out + k * out_bytes, out_storage, &code, 1);
+    }
+}
+
+void qn_mask_argmax(const qn_tensor *x, uint8_t *out, qn_storage out_storage)
+{
+    const size_t in_bytes = qn_storage_bytes(x->storage), out_bytes = qn_storage_bytes(out_storage);
+    const uint8_t *in = x->codes;
+
+    for (size_t pixel = 0; pixel < (size_t)x->height * (size_t)x->width; pixel++) {
+        int32_t best = 0, largest = 0, code;
+        for (int32_t k = 0; k < x->channels; k++, in += in_bytes) {
+            qn_codes_load_s32(in, x->storage, &code, 1);
+            if (k == 0 || code > largest) {
+                largest = code;
+                best = k;
+            }
+        }
+        qn_codes_store_s32(out + pixel * out_bytes, out_storage, &best, 1);
+    }
+}

@@ -1,0 +1,50 @@
+"""C equals the interpreter on random graphs: every code of every tensor."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from random_graphs import random_codes, random_graph
+
+from quantunet.backends.c_plan import FAST, SMALL
+from quantunet.backends.c_runner import build_engines, has_compiler
+from quantunet.ir import interpreter
+from quantunet.ir.graph import ConvTranspose2d, UpsampleBilinear2d, UpsampleNearest2d
+
+GRAPHS = 240
+pytestmark = pytest.mark.skipif(not has_compiler(), reason="no C compiler")
+
+
+def test_c_equals_the_interpreter_on_random_graphs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    graphs = [random_graph(seed, extended=seed % 2 == 1) for seed in range(GRAPHS)]
+    inputs = [random_codes(graph, seed) for seed, graph in enumerate(graphs)]
+    compared, differing, kinds, widths = 0, [], set(), set()
+    for first, tiling in ((0, SMALL), (GRAPHS * 3 // 4, FAST)):
+        last = GRAPHS * 3 // 4 if tiling is SMALL else GRAPHS
+        batch = [(graphs[k], *inputs[k].shape[2:]) for k in range(first, last)]
+        engines = build_engines(batch, tiling, ("-O1", "-DQN_TRACE=qn_engine_show"))
+        for (graph, _, _), codes, engine in zip(batch, inputs[first:last], engines, strict=True):
+            expected, traced = interpreter.trace(graph, codes), engine.trace(codes)
+            for name, tensor in traced.items():
+                compared += tensor.size
+                if not np.array_equal(tensor, expected[name]):
+                    differing.append((name, graph.node(name)))
+            assert np.array_equal(engine.run(codes), expected[graph.output.name][:, 0])
+            kinds |= {type(node) for node in graph.nodes}
+            widths |= {int(width) for node in graph.weight_nodes() for width in node.weight_bit_width}
+    with capsys.disabled():
+        print(f"\nC: {GRAPHS} random graphs, {compared} codes compared, {len(differing)} tensors differ")
+    assert not differing
+    assert widths == set(range(1, 9))
+    assert {ConvTranspose2d, UpsampleBilinear2d, UpsampleNearest2d} < kinds
+    assert len(kinds) == 10, "Input and nine others"
+    assert compared > 1_000_000
