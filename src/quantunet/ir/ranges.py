@@ -41,7 +41,7 @@ class AccumulatorProof:
     @property
     def bit_width(self) -> int:
         """Smallest signed width that holds the accumulator."""
-        return max(self.high.bit_length(), (-self.low - 1).bit_length() if self.low < 0 else 0) + 1
+        return max(max(self.high, 0).bit_length(), max(-self.low - 1, 0).bit_length()) + 1
 
 
 def prove(graph: IntegerGraph) -> tuple[AccumulatorProof, ...]:
@@ -88,7 +88,8 @@ def _propagate(node: Node, inputs: list[Interval]) -> tuple[Interval, Accumulato
             )
         case UpsampleBilinear2d():
             sums = Interval(16 * inputs[0].low, 16 * inputs[0].high)
-            return _requantized(node, sums, sums, node.requantize)
+            partial = Interval(np.minimum(sums.low, 0), np.maximum(sums.high, 0))
+            return _requantized(node, sums, partial, node.requantize)
         case Rescale():
             return _requantized(node, inputs[0], inputs[0], node.requantize)
         case Concat():
