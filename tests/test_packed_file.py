@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from quantunet.errors import UserError
-from quantunet.formats import IntFormat
+from quantunet.formats import INT32, IntFormat
 from quantunet.ir import interpreter, packed_file
 from quantunet.ir.bit_packing import pack, pack_rows, row_bytes, unpack, unpack_rows
-from quantunet.ir.graph import Conv2d, GraphError, IntegerGraph, Rescale
+from quantunet.ir.graph import Conv2d, GraphError, IntegerGraph, Requantize, Rescale
 from quantunet.ir.packed_file import decode_model, encode_model, payload_and_header_bytes, read_model, write_model
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "fuzz_model_file.py"
@@ -130,6 +130,16 @@ def test_extremes_survive():
     again = decode_model(encode_model(graph)).weight_nodes()[0]
     assert again.bias.tolist() == conv.bias.tolist()
     assert again.weight.tolist() == conv.weight.tolist()
+
+
+def test_logits_aligned_in_int32_survive():
+    graph = every_node(0, binary=False)
+    head = graph.weight_nodes()[-1]
+    stage = Requantize(np.ones(3, np.int32), np.array([0, -2, -7], np.int32), INT32)
+    nodes = tuple(replace(head, requantize=stage) if node is head else node for node in graph.nodes)
+    again = decode_model(encode_model(IntegerGraph(nodes))).weight_nodes()[-1]
+    assert again.requantize is not None
+    assert (again.requantize.output, again.requantize.shift.tolist()) == (INT32, [0, -2, -7])
 
 
 @pytest.mark.parametrize("metadata", [{"a": float("nan")}, {"a": float("inf")}, {"a": b""}, {"a": "x" * (1 << 20)}])

@@ -25,7 +25,7 @@ def shift_round_half_up(value: Int64, shift: NDArray[np.integer] | int) -> Int64
     shift = np.asarray(shift, np.int64)
     right = np.maximum(shift, 0)
     half = np.where(right > 0, np.left_shift(np.int64(1), np.maximum(right - 1, 0)), 0)
-    return np.right_shift(value + half, right) << np.maximum(-shift, 0)
+    return np.left_shift(np.right_shift(value + half, right), np.maximum(-shift, 0))
 
 
 def saturate(value: Int64, output: IntFormat) -> Int64:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quantunet import cost
-from quantunet.formats import IntFormat
+from quantunet.formats import INT32, IntFormat
 from quantunet.ir import ranges
 from quantunet.ir.graph import (
     Conv2d,
@@ -59,7 +59,8 @@ class GraphTotals:
     Args:
         weight_bits_by_layer: mean over the layers of their mean weight width.
         weight_bits_by_parameter: mean over all weights; biases are 32-bit integers and not counted in.
-        activation_bits: mean width over the tensors that are quantized inside the network: written by a requantization.
+        activation_bits: mean width over the tensors that are quantized inside the network: written by a requantization
+            to codes; the input, copies (pooled, joined) and int32 logits do not count.
         packed_weight_bytes: weight rows as packed, every row filled up to a whole byte.
         float32_bytes: 4 x (weights + biases) of this graph.
         peak_activation_bytes: most bytes of tensors alive at once, nodes run in order, a code in 8, 16 or 32 bits.
@@ -157,7 +158,7 @@ def _mean_activation_bits(graph: IntegerGraph) -> float:
     widths = [
         formats[node.name].bit_width
         for node in graph.nodes
-        if isinstance(node, Conv2d | ConvTranspose2d | UpsampleBilinear2d | Rescale) and node.requantize is not None
+        if isinstance(node, Conv2d | ConvTranspose2d | UpsampleBilinear2d | Rescale) and formats[node.name] != INT32
     ]
     return _ratio(sum(widths), len(widths))
 
