@@ -68,6 +68,9 @@ class IntFormat:
 INT32 = IntFormat(32, True)
 """The accumulator."""
 
+BIAS = IntFormat(25, True, narrow_range=True)
+"""Bias codes in training: every one of them is exact in float32, and they leave room for the products in int32."""
+
 
 def smallest_format(low: int, high: int) -> IntFormat:
     """The narrowest format that holds every integer in [low, high]; unsigned where ``low >= 0``.

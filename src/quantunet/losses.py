@@ -1,0 +1,62 @@
+"""The loss of QuantU-Net (2503.08719): cross-entropy + soft Dice + bit-width term; each part a pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SMOOTH_PX = 1.0
+"""Added to numerator and denominator of soft Dice, so that a batch without foreground has a gradient."""
+
+
+class LossParts(NamedTuple):
+    """The segmentation loss and its two parts, 0-dimensional."""
+
+    total: Tensor
+    bce: Tensor
+    dice_loss: Tensor
+
+
+def segmentation_loss(logits: Tensor, target: Tensor, bce_weight: float = 1.0, dice_weight: float = 1.0) -> LossParts:
+    """``bce_weight * BCE + dice_weight * (1 - soft Dice)``; cross-entropy where there are several classes.
+
+    Args:
+        logits: (n, 1, h, w), or (n, classes, h, w) with the background first.
+        target: (n, h, w), class indices, int64.
+        bce_weight, dice_weight: weights of the parts.
+    """
+    if logits.shape[1] == 1:
+        truth = target.to(logits.dtype).unsqueeze(1)
+        bce = F.binary_cross_entropy_with_logits(logits, truth)
+        probs = torch.sigmoid(logits)
+    else:
+        truth = F.one_hot(target, logits.shape[1]).movedim(-1, 1).to(logits.dtype)[:, 1:]
+        bce = F.cross_entropy(logits, target)
+        probs = torch.softmax(logits, dim=1)[:, 1:]
+    dice_loss = soft_dice_loss(probs, truth)
+    return LossParts(bce_weight * bce + dice_weight * dice_loss, bce, dice_loss)
+
+
+def soft_dice_loss(probs: Tensor, truth: Tensor) -> Tensor:
+    """``1 - mean_c (2 sum(p t) + 1) / (sum(p) + sum(t) + 1)``, sums over the whole batch; both (n, c, h, w)."""
+    axes = (0, 2, 3)
+    overlap = (probs * truth).sum(axes)
+    dice = (2 * overlap + SMOOTH_PX) / (probs.sum(axes) + truth.sum(axes) + SMOOTH_PX)
+    return 1 - dice.mean()
+
+
+def mean_bit_width(bit_widths: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """``sum_i w_i b_i / sum_i w_i``: the average width, in bits, with the gradient of each width.
+
+    Args:
+        bit_widths: trainable widths, each () or (channels,).
+        weights: what each counts, of the same shapes: numbers of weights, multiply-accumulates, or equal shares.
+    """
+    total = sum(float(weight.sum()) for weight in weights)
+    return (
+        torch.stack([(width * weight).sum() for width, weight in zip(bit_widths, weights, strict=True)]).sum() / total
+    )

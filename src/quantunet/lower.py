@@ -1,0 +1,212 @@
+"""THE BRIDGE: from a trained network of quantized layers to the IntegerGraph.
+
+The network is traced by torch.fx with our layers as leaves; each leaf becomes a node. All scales are folded into
+requantization: the deployed graph has integers only.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from quantunet.arith import multiplier_and_shift
+from quantunet.formats import BIAS, INT32, IntFormat
+from quantunet.ir import ranges
+from quantunet.ir.graph import (
+    ArgMax,
+    Concat,
+    Conv2d,
+    ConvTranspose2d,
+    Input,
+    IntegerGraph,
+    MaxPool2d,
+    Node,
+    Requantize,
+    Threshold,
+    UpsampleBilinear2d,
+    UpsampleNearest2d,
+)
+from quantunet.nn import layers
+from quantunet.quant.fake_quant import round_half_up
+from quantunet.quant.quantizers import Quantizer
+
+LEAVES = (
+    layers.InputLayer,
+    layers.ConvLayer,
+    layers.MaxPool,
+    layers.UpsampleNearest,
+    layers.UpsampleBilinear,
+    layers.Concat,
+)
+
+
+class LoweringError(ValueError):
+    """The network holds something that has no integer form; the message names the layer."""
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, LEAVES)
+
+
+class _Logits(nn.Module):
+    """Leaves out the network's last step, which drops the scale."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Any:
+        return self.network.logits(image)  # pyright: ignore[reportCallIssue]
+
+
+@torch.no_grad()
+def lower(network: nn.Module, metadata: Mapping[str, Any] | None = None) -> IntegerGraph:
+    """The IntegerGraph of ``network``, which has a method ``logits(image) -> Activation`` and only quantized layers.
+
+    Computed in float64, so that with power-of-two scales every number is exact: the graph and the fake-quantized
+    network in float64 then have equal codes in every tensor.
+
+    Raises:
+        LoweringError: if a layer is not quantized, or two tensors of different scale are concatenated.
+        GraphError: if an accumulator could overflow int32.
+    """
+    network = copy.deepcopy(network).double().eval()
+    wrapper = _Logits(network)
+    trace = _Tracer().trace(wrapper)
+    modules = dict(wrapper.named_modules())
+    nodes: list[Node] = []
+    tensors: dict[fx.Node, _Source] = {}
+    used: dict[str, int] = {}
+    for step in trace.nodes:
+        if step.op != "call_module":
+            continue
+        path = str(step.target)
+        sources = [tensors[source] for source in step.all_input_nodes if source in tensors]
+        used[path] = used.get(path, -1) + 1
+        name = path.removeprefix("network.") + (f".{used[path]}" if used[path] else "")
+        node, scale, channels = _lower_layer(name, modules[path], sources)
+        nodes.append(node)
+        tensors[step] = _Source(node.name, scale, channels)
+    nodes.append(_mask_node(nodes))
+    graph = IntegerGraph(tuple(nodes), dict(metadata or {}))
+    _check_logits(graph)
+    return graph
+
+
+class _Source(NamedTuple):
+    """What a traced node writes."""
+
+    name: str
+    scale: Tensor
+    channels: int
+
+
+def _lower_layer(name: str, layer: nn.Module, sources: list[_Source]) -> tuple[Node, Tensor, int]:
+    inputs = tuple(source.name for source in sources)
+    match layer:
+        case layers.InputLayer():
+            quantizer = _required(layer.activation_quantizer, name)
+            node = Input(name, (), layer.channels, _format(quantizer), float(quantizer.scale))
+            return node, quantizer.scale, layer.channels
+        case layers.ConvLayer():
+            node, scale = _lower_conv(name, layer, inputs, sources[0].scale)
+            return node, scale, layer.conv.out_channels
+    scale, channels = sources[0].scale, sources[0].channels
+    match layer:
+        case layers.MaxPool():
+            return MaxPool2d(name, inputs), scale, channels
+        case layers.UpsampleNearest():
+            return UpsampleNearest2d(name, inputs), scale, channels
+        case layers.UpsampleBilinear():
+            quantizer = _required(layer.activation_quantizer, name)
+            return (
+                UpsampleBilinear2d(name, inputs, _requantize(scale / 16, quantizer, channels)),
+                quantizer.scale,
+                channels,
+            )
+        case layers.Concat():
+            if any(float(source.scale) != float(scale) for source in sources):
+                raise LoweringError(f"layer {name} joins tensors of different scale")
+            return Concat(name, inputs), scale, sum(source.channels for source in sources)
+        case _:
+            raise LoweringError(f"layer {name} of type {type(layer).__name__} has no integer form")
+
+
+def _lower_conv(name: str, layer: layers.ConvLayer, inputs: tuple[str, ...], scale: Tensor) -> tuple[Node, Tensor]:
+    quantizer = _required(layer.weight_quantizer, name)
+    channels = layer.conv.out_channels
+    weight = _integers(quantizer.codes(layer.conv.weight).transpose(0, layer.out_channel_axis))
+    acc_scale = (scale * quantizer.scale).expand(channels)
+    bias = np.zeros(channels, np.int32)
+    if layer.conv.bias is not None:
+        bias = _integers(round_half_up(layer.conv.bias / acc_scale).clamp(BIAS.q_min, BIAS.q_max))
+    bit_width = _integers(quantizer.bit_width.expand(channels))
+    if layer.activation_quantizer is not None:
+        stage, out_scale = (
+            _requantize(acc_scale, layer.activation_quantizer, channels),
+            layer.activation_quantizer.scale,
+        )
+    else:
+        stage, out_scale = _align(acc_scale)
+    if layer.transposed:
+        return ConvTranspose2d(name, inputs, weight, bit_width, bias, stage), out_scale
+    stride, padding = int(layer.conv.stride[0]), int(layer.conv.padding[0])
+    return Conv2d(name, inputs, weight, bit_width, bias, stage, stride, padding), out_scale
+
+
+def _requantize(acc_scale: Tensor, quantizer: Quantizer, channels: int) -> Requantize:
+    """From the accumulator's scale, () or (channels,), to the quantizer's."""
+    ratios = (acc_scale / quantizer.scale).expand(channels)
+    pairs = [multiplier_and_shift(float(ratio)) for ratio in ratios]
+    multiplier, shift = (np.array(values, np.int32) for values in zip(*pairs, strict=True))
+    return Requantize(multiplier, shift, _format(quantizer))
+
+
+def _align(acc_scale: Tensor) -> tuple[Requantize | None, Tensor]:
+    """Logits whose classes differ in scale are brought to the finest one, so that they can be compared."""
+    finest = acc_scale.min()
+    if bool((acc_scale == finest).all()):
+        return None, finest
+    # left shifts are exact; a scale that is no power of two is rounded to the finest step
+    pairs = [multiplier_and_shift(float(ratio)) for ratio in acc_scale / finest]
+    multiplier, shift = (np.array(values, np.int32) for values in zip(*pairs, strict=True))
+    return Requantize(multiplier, shift, INT32), finest
+
+
+def _mask_node(nodes: list[Node]) -> Node:
+    head = nodes[-1]
+    if not isinstance(head, Conv2d):
+        raise LoweringError(f"the last layer {head.name} is no convolution")
+    if head.weight.shape[0] == 1:
+        return Threshold("mask", (head.name,), threshold=0)  # logit > 0, that is, probability > 1/2
+    return ArgMax("mask", (head.name,))
+
+
+def _check_logits(graph: IntegerGraph) -> None:
+    """No accumulator overflows, and no left shift of the logits saturates, which would make classes equal."""
+    proof = ranges.prove(graph)[-1]
+    head = graph.weight_nodes()[-1]
+    if head.requantize is not None:
+        left = -int(head.requantize.shift.min())
+        if max(-proof.low, proof.high) << max(left, 0) > INT32.q_max:
+            raise LoweringError(f"layer {head.name}: logits of different scale do not fit int32 together")
+
+
+def _required(quantizer: Quantizer | None, name: str) -> Quantizer:
+    if quantizer is None:
+        raise LoweringError(f"layer {name} is not quantized: only fully quantized networks have an integer form")
+    return quantizer
+
+
+def _format(quantizer: Quantizer) -> IntFormat:
+    return IntFormat(int(quantizer.bit_width), quantizer.signed)
+
+
+def _integers(x: Tensor) -> np.ndarray:
+    return x.cpu().numpy().astype(np.int32)

@@ -1,0 +1,113 @@
+"""The U-Net (Ronneberger et al. 2015), float or quantized: one file, read from top to bottom.
+
+::
+
+    image ─ enc0 ──────────────── concat ─ dec0 ─ head ─ logits
+              └pool─ enc1 ── concat ─ dec1 ─┘up
+                       └pool─ enc2 ─┘up                     (levels = 3)
+
+Each ``enc`` and ``dec`` is two convolutions 3x3. ``levels=5, base_channels=64, upsampling="transposed"`` is the classic
+network of 23 layers: 18 convolutions 3x3, 4 up-convolutions, one 1x1.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from quantunet.nn.layers import Activation, Concat, ConvLayer, InputLayer, MaxPool, UpsampleBilinear, UpsampleNearest
+
+Upsampling = Literal["nearest", "bilinear", "transposed"]
+
+
+class DoubleConv(nn.Module):
+    """Two convolutions 3x3, each with batch norm and ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = ConvLayer(in_channels, out_channels)
+        self.conv2 = ConvLayer(out_channels, out_channels)
+
+    def forward(self, x: Activation) -> Activation:  # noqa: D102
+        return self.conv2(self.conv1(x))
+
+
+class UNet(nn.Module):
+    """Maps an image (n, in_channels, h, w) to logits (n, out_channels, h, w).
+
+    Args:
+        in_channels: channels of the image.
+        out_channels: 1 for a binary mask, else the number of classes, background included.
+        base_channels: channels at full resolution; they double with each level.
+        levels: number of resolutions; h and w must be multiples of ``2^(levels - 1)``.
+        upsampling: nearest, bilinear, or a transposed convolution that halves the channels, with a ReLU.
+
+    Raises:
+        ValueError: in ``forward``, where h or w is no such multiple.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        base_channels: int = 16,
+        levels: int = 4,
+        upsampling: Upsampling = "nearest",
+    ) -> None:
+        super().__init__()
+        self.levels = levels
+        self.upsampling: Upsampling = upsampling
+        widths = [base_channels * 2**level for level in range(levels)]
+        self.input = InputLayer(in_channels)
+        inputs = [in_channels, *widths[:-1]]
+        self.encoders = nn.ModuleList(DoubleConv(c_in, c) for c_in, c in zip(inputs, widths, strict=True))
+        self.pool = MaxPool()
+        self.concat = Concat()
+        self.ups = nn.ModuleList()
+        self.decoders = nn.ModuleList()
+        for level in range(levels - 1):  # ups[level] goes from level + 1 up to level
+            below = widths[level + 1]
+            up_channels = widths[level] if upsampling == "transposed" else below
+            self.ups.append(build_upsampling(upsampling, below, up_channels))
+            self.decoders.append(DoubleConv(widths[level] + up_channels, widths[level]))
+        self.head = ConvLayer(base_channels, out_channels, kernel=1, norm=False, relu=False)
+
+    def forward(self, image: Tensor) -> Tensor:  # noqa: D102
+        return self.logits(image).values
+
+    def logits(self, image: Tensor) -> Activation:
+        """The logits, as the last layer leaves them."""
+        x = self.input(image)
+        skips = []
+        for level, encoder in enumerate(self.encoders):
+            x = encoder(x if level == 0 else self.pool(x))
+            skips.append(x)
+        for level in reversed(range(self.levels - 1)):
+            x = self.decoders[level](self.concat(skips[level], self.ups[level](x)))
+        return self.head(x)
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width must be multiples of this."""
+        return 2 ** (self.levels - 1)
+
+    def concat_pairs(self) -> list[tuple[ConvLayer, ConvLayer | UpsampleBilinear]]:
+        """For each skip, the two layers whose outputs meet in its concatenation, so must share a quantizer."""
+        pairs = []
+        for level in range(self.levels - 1):
+            block = self.encoders[-1] if level == self.levels - 2 else self.decoders[level + 1]
+            up = self.ups[level]
+            pairs.append((self.encoders[level].conv2, block.conv2 if isinstance(up, UpsampleNearest) else up))
+        return pairs
+
+
+def build_upsampling(kind: Upsampling, in_channels: int, out_channels: int) -> nn.Module:
+    """The layer that doubles height and width."""
+    match kind:
+        case "nearest":
+            return UpsampleNearest()
+        case "bilinear":
+            return UpsampleBilinear()
+        case "transposed":
+            return ConvLayer(in_channels, out_channels, transposed=True)

@@ -1,0 +1,86 @@
+"""How many bits a network has now: by layer, by parameter, in bytes; and the trainable averages of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from quantunet.nn.layers import ConvLayer, conv_layers
+from quantunet.nn.prepare import activation_quantizers, all_quantizers
+from quantunet.nn.unet import UNet
+from quantunet.quant.quantizers import Quantizer
+
+Weighting = Literal["parameters", "macs", "layers"]
+WidthOf = Callable[[Quantizer], Tensor]
+
+
+def trainable_widths(network: UNet, weighting: Weighting) -> tuple[list[Tensor], list[Tensor]]:
+    """Widths of the weights, with gradient, and what each counts: inputs of ``losses.mean_bit_width``.
+
+    ``macs`` needs a forward pass to have been made.
+    """
+    widths, counts = [], []
+    for layer in conv_layers(network).values():
+        assert layer.weight_quantizer is not None
+        soft = layer.weight_quantizer.soft_bit_width
+        importance = {"parameters": layer.conv.weight.numel(), "macs": layer.macs, "layers": 1.0}[weighting]
+        widths.append(soft)
+        counts.append(torch.full_like(soft, importance / soft.numel()).detach())
+    return widths, counts
+
+
+def trainable_activation_widths(network: UNet) -> list[Tensor]:
+    """Widths of the activations, with gradient, each tensor once."""
+    return [quantizer.soft_bit_width for quantizer in activation_quantizers(network).values()]
+
+
+@torch.no_grad()
+def weight_bits(network: UNet, width_of: WidthOf = lambda quantizer: quantizer.bit_width) -> float:
+    """Average width over all weights, in bits."""
+    bits = total = 0.0
+    for layer in conv_layers(network).values():
+        bits += float(_widths(layer, width_of).mean()) * layer.conv.weight.numel()
+        total += layer.conv.weight.numel()
+    return bits / total
+
+
+@torch.no_grad()
+def packed_weight_bytes(network: UNet, width_of: WidthOf = lambda quantizer: quantizer.bit_width) -> int:
+    """Bytes of all packed weights: each output channel starts on a byte."""
+    total = 0
+    for layer in conv_layers(network).values():
+        row = layer.conv.weight.numel() // layer.conv.out_channels
+        total += int(torch.ceil(_widths(layer, width_of) * row / 8).sum())
+    return total
+
+
+def _widths(layer: ConvLayer, width_of: WidthOf) -> Tensor:
+    assert layer.weight_quantizer is not None
+    return width_of(layer.weight_quantizer).expand(layer.conv.out_channels)
+
+
+@torch.no_grad()
+def activation_bits(network: UNet) -> float:
+    """Average width over all quantized tensors, in bits."""
+    widths = [float(quantizer.bit_width) for quantizer in activation_quantizers(network).values()]
+    return sum(widths) / len(widths)
+
+
+@torch.no_grad()
+def widths_by_layer(network: UNet) -> dict[str, list[float]]:
+    """[mean weight bits, bits of the layer's output or 0 for the logits], by layer."""
+    table = {}
+    for name, layer in conv_layers(network).items():
+        assert layer.weight_quantizer is not None
+        output = layer.activation_quantizer
+        table[name] = [float(layer.weight_quantizer.bit_width.mean()), float(output.bit_width) if output else 0.0]
+    return table
+
+
+def project_(network: UNet) -> None:
+    """Bring all widths back into their bounds."""
+    for quantizer in all_quantizers(network):
+        quantizer.project_()

@@ -1,0 +1,130 @@
+"""Fake quantization as pure functions: integer codes times a scale, with gradients for value, exponent and width.
+
+Forward, with ``e`` and ``b`` rounded to integers::
+
+    scale = 2^e,  q = clamp(floor(x / scale + 1/2), q_min(b), q_max(b)),  y = scale * q
+
+Backward, straight through both roundings, so that the clamp bounds carry the gradient of the width (Self-Compressing
+Neural Networks, 2301.13142, eq. 1; the exponent's gradient is that of LSQ in log2 form)::
+
+    dy/dx = 1 inside the bounds, 0 outside
+    dy/de = ln2 * (y - x) inside, ln2 * y outside
+    dy/db = 0 inside, +ln2 * scale * 2^(b - signed) above, -ln2 * scale * 2^(b - 1) below (signed only)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LN2 = math.log(2)
+
+
+def round_half_up(x: Tensor) -> Tensor:
+    """``floor(x + 1/2)``, the rounding rule of ``arith``. No gradient."""
+    return torch.floor(x + 0.5)
+
+
+class _RoundSTE(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return round_half_up(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return grad
+
+
+def round_ste(x: Tensor) -> Tensor:
+    """``round_half_up`` with the identity as its gradient."""
+    return _RoundSTE.apply(x)  # pyright: ignore[reportReturnType]
+
+
+def integer_bounds(bit_width: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
+    """(q_min, q_max) of two's complement or unsigned codes of ``bit_width`` bits, as ``formats.IntFormat`` has them."""
+    magnitude = torch.exp2(bit_width - int(signed))
+    return (-magnitude if signed else torch.zeros_like(magnitude)), magnitude - 1
+
+
+def integer_codes(x: Tensor, scale: Tensor, bit_width: Tensor, signed: bool) -> Tensor:
+    """Codes of ``x``, as integers in x's own floating type; ``scale`` and ``bit_width`` broadcast against x."""
+    q_min, q_max = integer_bounds(bit_width, signed)
+    return round_half_up(x / scale).clamp(q_min, q_max)
+
+
+class _FakeQuantizeByChannel(torch.autograd.Function):
+    """Ranges of any shape that broadcasts against x: for weights, which are small."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, exponent: Tensor, bit_width: Tensor, signed: bool) -> Tensor:
+        scale = torch.exp2(round_half_up(exponent))
+        width = round_half_up(bit_width)
+        y = integer_codes(x, scale, width, signed) * scale
+        ctx.save_for_backward(x, y, scale, width)
+        ctx.signed = signed
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, y, scale, width = ctx.saved_tensors
+        error = y - x
+        grad_x = grad * (
+            error.abs() <= scale / 2
+        )  # rounding moves a value by half a step at the most; clamping by more
+        clipped = grad - grad_x
+        grad_exponent = LN2 * (grad_x * error + clipped * y).sum_to_size(scale.shape)
+        direction = -error.sign() if ctx.signed else (y > 0).to(y.dtype)
+        grad_width = LN2 * scale * torch.exp2(width - int(ctx.signed)) * (clipped * direction).sum_to_size(scale.shape)
+        return grad_x, grad_exponent, grad_width, None
+
+
+class _FakeQuantizePerTensor(torch.autograd.Function):
+    """One range: for activations, in few passes over memory, bounds as numbers (as tensors they are far slower)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, exponent: Tensor, bit_width: Tensor, signed: bool) -> Tensor:
+        scale = 2.0 ** math.floor(float(exponent) + 0.5)
+        width = math.floor(float(bit_width) + 0.5)
+        q_min, q_max = (-(2 ** (width - 1)), 2 ** (width - 1) - 1) if signed else (0, 2**width - 1)
+        half = torch.full((), 0.5, dtype=x.dtype, device=x.device)
+        y = torch.add(half, x, alpha=1 / scale).floor_().clamp_(q_min, q_max).mul_(scale)
+        ctx.save_for_backward(x, y)
+        ctx.range = scale, q_min, q_max, signed
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, y = ctx.saved_tensors
+        scale, q_min, q_max, signed = ctx.range
+        low, high = (q_min - 0.5) * scale, (q_max + 0.5) * scale
+        grad_x = torch.ops.aten.hardtanh_backward(grad, x, low, high)  # the gradient inside the bounds, 0 outside
+        clipped = grad - grad_x
+        at_bound = _dot(clipped, y)
+        grad_exponent = LN2 * (_dot(grad_x, y - x) + at_bound)
+        if signed:
+            grad_width = LN2 * scale * 2 ** (q_max.bit_length()) * _dot(clipped, x.sign())
+        else:  # whatever is clipped below lies at zero
+            grad_width = LN2 * (q_max + 1) / q_max * at_bound
+        return grad_x, grad_exponent, grad_width, None
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of ``a * b`` over all elements; without a copy where both lie alike in memory."""
+    if a.dim() == 4 and a.is_contiguous(memory_format=torch.channels_last):
+        a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
+    return torch.dot(a.reshape(-1), b.reshape(-1))
+
+
+def fake_quantize(x: Tensor, exponent: Tensor, bit_width: Tensor, signed: bool) -> Tensor:
+    """``x`` on the grid of step ``2^round(exponent)`` with ``round(bit_width)`` bits; gradients as in the module text.
+
+    Args:
+        x: any shape.
+        exponent, bit_width: 0-dimensional, or of one shape that broadcasts against x, such as (c, 1, 1, 1).
+        signed: two's complement codes; unsigned ones clamp at zero, which is the ReLU.
+    """
+    function = _FakeQuantizePerTensor if exponent.dim() == 0 else _FakeQuantizeByChannel
+    return function.apply(x, exponent, bit_width, signed)  # pyright: ignore[reportReturnType]

@@ -1,0 +1,184 @@
+"""The interface that all quantizers share, and our learned one: a power-of-two scale, exponent and width trainable.
+
+A quantizer belongs to one tensor (or to the two halves of a concatenation, which then share scale and width). It owns
+its range; what it does to values is a pure function of ``fake_quant``.
+"""
+
+from __future__ import annotations
+
+import abc
+
+import torch
+from torch import Tensor, nn
+
+from quantunet.quant.fake_quant import fake_quantize, integer_codes, round_half_up
+
+
+class Quantizer(nn.Module, abc.ABC):
+    """Maps a tensor to multiples of a scale, clamped to ``bit_width`` bits.
+
+    Args:
+        channels: number of channels with a range of their own, or None for one range.
+        channel_axis: axis of the channels in the tensors to come.
+        signed: two's complement codes, else unsigned.
+    """
+
+    def __init__(self, channels: int | None, channel_axis: int, signed: bool) -> None:
+        super().__init__()
+        self.channels = channels
+        self.channel_axis = channel_axis
+        self.signed = signed
+
+    @abc.abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Fake-quantized ``x``, of the same shape."""
+
+    @abc.abstractmethod
+    def calibrate(self, x: Tensor) -> None:
+        """Set the range from observed values."""
+
+    @abc.abstractmethod
+    def raise_scale_(self, smallest: Tensor) -> None:
+        """Make every scale at least ``smallest``, () or (channels,), where the scale is free to be set."""
+
+    @property
+    @abc.abstractmethod
+    def scale(self) -> Tensor:
+        """Step between codes, for the tensor quantized last: () or (channels,). No gradient."""
+
+    @property
+    @abc.abstractmethod
+    def bit_width(self) -> Tensor:
+        """Integer width in use, () or (channels,). No gradient."""
+
+    @property
+    @abc.abstractmethod
+    def soft_bit_width(self) -> Tensor:
+        """The trainable width, for the bit-width loss: () or (channels,), with gradient where it is trainable."""
+
+    @abc.abstractmethod
+    def width_parameters(self) -> list[nn.Parameter]:
+        """Trainable widths: their own parameter group, no weight decay."""
+
+    @abc.abstractmethod
+    def scale_parameters(self) -> list[nn.Parameter]:
+        """Trainable scales: their own parameter group, no weight decay."""
+
+    @abc.abstractmethod
+    def project_(self) -> None:
+        """Bring the trainable widths back into their bounds, after an optimizer step."""
+
+    @abc.abstractmethod
+    def frozen_bit_width(self, shift: float) -> Tensor:
+        """``floor(width + shift)`` within the bounds, () or (channels,): what ``freeze_bit_width_`` would fix."""
+
+    @abc.abstractmethod
+    def freeze_bit_width_(self, shift: float) -> None:
+        """Fix the width for good; ``shift`` 0.5 is rounding, other shifts meet a budget."""
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Integer codes of ``x``, in x's own floating type."""
+        return integer_codes(x, self.along_channels(self.scale), self.along_channels(self.bit_width), self.signed)
+
+    def along_channels(self, values: Tensor) -> Tensor:
+        """Reshape (channels,) so that it broadcasts along the channel axis of a 4-dimensional tensor."""
+        if values.dim() == 0:
+            return values
+        shape = [1, 1, 1, 1]
+        shape[self.channel_axis] = -1
+        return values.view(shape)
+
+
+class LearnedPowerOfTwo(Quantizer):
+    """Our quantizer: scale ``2^e`` and width ``b``, both trained through the clamp bounds (2301.13142, eq. 1).
+
+    Forward always uses the rounded exponent and width, so the network in training is at every step one that can be
+    lowered as it is.
+
+    Args:
+        bit_width: width at the start.
+        min_bit_width, max_bit_width: bounds of the trainable width.
+        trainable: whether the width is trained; a fixed one makes the ``uniform`` baseline.
+        channel_widths: one width a channel, else one for all channels (the exponents are by channel in both cases).
+    """
+
+    exponent: Tensor
+    width: Tensor
+
+    def __init__(
+        self,
+        channels: int | None,
+        channel_axis: int,
+        signed: bool,
+        *,
+        bit_width: float = 8,
+        min_bit_width: int = 1,
+        max_bit_width: int = 8,
+        trainable: bool = True,
+        channel_widths: bool = True,
+    ) -> None:
+        super().__init__(channels, channel_axis, signed)
+        self.min_bit_width, self.max_bit_width = min_bit_width, max_bit_width
+        shape = () if channels is None else (channels,)
+        self.exponent = nn.Parameter(torch.zeros(shape))
+        width = torch.full(shape if channel_widths else (), float(bit_width))
+        if trainable:
+            self.width = nn.Parameter(width)
+        else:
+            self.register_buffer("width", width)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        exponent = self.along_channels(self.exponent)
+        return fake_quantize(x, exponent, self.along_channels(self._full(self.width)), self.signed)
+
+    def _full(self, width: Tensor) -> Tensor:
+        return width.expand(self.exponent.shape)
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor) -> None:
+        """Cover the largest magnitude of each channel (weights), or the 99.9th percentile (activations)."""
+        if self.channels is None:
+            magnitudes = x.abs().flatten()
+            stride = max(1, magnitudes.numel() // 1_000_000)  # torch.quantile takes 16 million values at the most
+            top = torch.quantile(magnitudes[::stride], 0.999)
+        else:
+            top = x.abs().transpose(0, self.channel_axis).flatten(1).amax(1)
+        tiny = torch.finfo(torch.float32).tiny
+        levels = torch.exp2(self._full(self.width) - int(self.signed))
+        self.exponent.copy_(torch.ceil(torch.log2(top.clamp_min(max(tiny, 2**-20)) / levels)))
+
+    @torch.no_grad()
+    def raise_scale_(self, smallest: Tensor) -> None:  # noqa: D102
+        self.exponent.copy_(torch.maximum(self.exponent, torch.ceil(torch.log2(smallest))))
+
+    @property
+    def scale(self) -> Tensor:  # noqa: D102
+        return torch.exp2(round_half_up(self.exponent.detach()))
+
+    @property
+    def bit_width(self) -> Tensor:  # noqa: D102
+        return round_half_up(self._full(self.width.detach()))
+
+    @property
+    def soft_bit_width(self) -> Tensor:  # noqa: D102
+        return self._full(self.width)
+
+    def width_parameters(self) -> list[nn.Parameter]:  # noqa: D102
+        return [self.width] if isinstance(self.width, nn.Parameter) else []
+
+    def scale_parameters(self) -> list[nn.Parameter]:  # noqa: D102
+        return [self.exponent] if isinstance(self.exponent, nn.Parameter) else []
+
+    @torch.no_grad()
+    def project_(self) -> None:  # noqa: D102
+        self.width.clamp_(self.min_bit_width, self.max_bit_width)
+
+    def frozen_bit_width(self, shift: float) -> Tensor:  # noqa: D102
+        frozen = torch.floor(self.width.detach() + shift) if self.width_parameters() else self.width
+        return self._full(frozen.clamp(self.min_bit_width, self.max_bit_width))
+
+    @torch.no_grad()
+    def freeze_bit_width_(self, shift: float) -> None:  # noqa: D102
+        frozen = self.frozen_bit_width(shift).clone()
+        del self.width
+        self.register_buffer("width", frozen)

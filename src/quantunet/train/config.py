@@ -1,0 +1,203 @@
+"""The configuration of a training: frozen, validated, to and from YAML. It stops at the door: builders flatten it."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from quantunet.data.config import DataConfig
+from quantunet.errors import UserError
+from quantunet.train.budget import Budget, parse_budget
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NetworkConfig(_Section):
+    """The U-Net."""
+
+    base_channels: int = Field(16, ge=1, le=128, description="channels at full resolution; they double by level")
+    levels: int = Field(4, ge=2, le=6, description="number of resolutions")
+    upsampling: Literal["nearest", "bilinear", "transposed"] = "nearest"
+
+
+class WidthConfig(_Section):
+    """Bit widths of the weights, or of the activations."""
+
+    bit_width: int = Field(8, ge=1, le=8, description="width at the start; for `uniform`, the width")
+    min_bit_width: int = Field(1, ge=1, le=8)
+    max_bit_width: int = Field(8, ge=1, le=8)
+
+
+class QuantizerConfig(_Section):
+    """Which quantizer, and how its widths are learned."""
+
+    name: Literal["learned", "brevitas", "uniform", "float"] = Field(
+        "learned", description="`learned`: ours; `brevitas`: QuantU-Net as published; `uniform`, `float`: baselines"
+    )
+    weight: WidthConfig = WidthConfig()
+    activation: WidthConfig = WidthConfig()
+    per: Literal["channel", "layer"] = Field("channel", description="one width for each output channel, or layer")
+
+
+class BitLossConfig(_Section):
+    """The bit-width term of the loss."""
+
+    weighting: Literal["parameters", "macs", "layers"] = Field(
+        "parameters", description="what a layer counts in the average: its weights, its MACs, or one"
+    )
+    fixed_weight: float | None = Field(
+        None, ge=0, description="lambda of the paper (0.25); null: steered so that the budget is met"
+    )
+    activation_share: float = Field(0.1, ge=0, description="weight of the activations' bits beside the weights' bits")
+
+
+class LossConfig(_Section):
+    """The segmentation part of the loss."""
+
+    bce: float = Field(1.0, ge=0, description="weight of (binary) cross-entropy")
+    dice: float = Field(1.0, ge=0, description="weight of soft Dice loss")
+
+
+class PhaseConfig(_Section):
+    """One phase of the training."""
+
+    steps: int = Field(ge=0, description="optimizer steps")
+    learning_rate: float = Field(gt=0, description="peak of the one-cycle schedule (AdamW)")
+    patience: int | None = Field(None, ge=1, description="validations without a better Dice before it stops early")
+
+
+class QatConfig(PhaseConfig):
+    """The phase in which weights, scales and widths train together."""
+
+    width_learning_rate: float = Field(0.02, gt=0, description="Adam's, for widths and exponents")
+    descent: float = Field(0.6, gt=0, le=1, description="share of the steps over which the target falls to the budget")
+
+
+class AugmentationConfig(_Section):
+    """Random changes to training crops."""
+
+    flip: bool = True
+    rotate_degrees: float = Field(180.0, ge=0, le=180)
+    scale: float = Field(0.15, ge=0, lt=1, description="zoom by a factor up to 1 + scale, and its inverse")
+    elastic_px: float = Field(6.0, ge=0, description="largest displacement, on a smooth random field")
+    brightness: float = Field(0.15, ge=0, description="added, in units of the normalised image")
+    contrast: float = Field(0.15, ge=0, lt=1, description="relative")
+    noise: float = Field(0.05, ge=0, description="standard deviation, in units of the normalised image")
+
+
+class TrainingConfig(_Section):
+    """What all phases share."""
+
+    batch_size: int = Field(8, ge=1, description="crops by step, over all processes together")
+    crop_px: int = Field(128, ge=16, description="side of a square training crop")
+    foreground_share: float = Field(0.5, ge=0, le=1, description="share of the crops centred on foreground")
+    weight_decay: float = Field(1e-4, ge=0, description="of weights only; never of widths, scales, biases")
+    validate_every: int = Field(100, ge=1, description="steps between validations")
+    checkpoint_every: int = Field(100, ge=1, description="steps between resume checkpoints")
+    float_phase: PhaseConfig = PhaseConfig(steps=1500, learning_rate=2e-3, patience=None)
+    qat: QatConfig = QatConfig(steps=1500, learning_rate=1e-3, patience=None)
+    finetune: PhaseConfig = PhaseConfig(steps=400, learning_rate=5e-4, patience=None)
+
+
+class Config(_Section):
+    """A whole run. Unknown keys are errors; every default is written to the run folder."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9_.-]+$", description="names the run folder")
+    data: DataConfig
+    network: NetworkConfig = NetworkConfig()
+    quantizer: QuantizerConfig = QuantizerConfig()
+    budget: str | None = Field("3bit", description="'3bit' (average over weights), '64KiB' (model file), or null")
+    loss: LossConfig = LossConfig()
+    bit_loss: BitLossConfig = BitLossConfig()
+    training: TrainingConfig = TrainingConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    seed: int = Field(0, ge=0)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field("32-true", description="Fabric's precision")
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = Field(1, ge=1, description="processes, over which each batch is split")
+
+    @field_validator("budget")
+    @classmethod
+    def _budget_is_readable(cls, text: str | None) -> str | None:
+        if text is not None:
+            parse_budget(text)
+        return text
+
+    @property
+    def parsed_budget(self) -> Budget | None:
+        """The budget as numbers."""
+        return None if self.budget is None else parse_budget(self.budget)
+
+
+def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
+    """Read a YAML configuration; ``overrides`` maps dotted keys ("training.qat.steps") to values.
+
+    Raises:
+        UserError: if the file is absent, is no YAML mapping, or a key or value is wrong, naming it.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"configuration {path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"configuration {path}: is no YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"configuration {path}: holds no mapping of keys to values")
+    return build_config(raw, overrides or {}, source=str(path))
+
+
+def build_config(raw: dict[str, Any], overrides: dict[str, Any], source: str = "configuration") -> Config:
+    """Validate a nested mapping after applying dotted ``overrides``.
+
+    Raises:
+        UserError: naming the first wrong key, and what it should be.
+    """
+    for dotted, value in overrides.items():
+        *parents, last = dotted.split(".")
+        section = raw
+        for parent in parents:
+            section = section.setdefault(parent, {})
+            if not isinstance(section, dict):
+                raise UserError(f"{source}: {dotted} cannot be set, because {parent} is a single value")
+        section[last] = value
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the whole"
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"{source}: unknown key {key!r}{_suggestion(key)}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{source}: {key} = {first.get('input')!r}: {message}") from None
+
+
+def _suggestion(key: str) -> str:
+    known = _dotted_keys(Config)
+    close = difflib.get_close_matches(key, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else f"; known here: {', '.join(sorted(_siblings(key, known)))}"
+
+
+def _siblings(key: str, known: list[str]) -> list[str]:
+    parent = key.rpartition(".")[0]
+    return [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == parent]
+
+
+def _dotted_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, info in model.model_fields.items():
+        keys.append(prefix + name)
+        annotation = info.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            keys += _dotted_keys(annotation, f"{prefix}{name}.")
+    return keys
+
+
+def to_yaml(config: Config) -> str:
+    """All values, defaults included; ``load_config`` reads it back to an equal configuration."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,308 @@
+"""The training, from top to bottom: float -> fold batch norm -> learn widths -> freeze them -> fine-tune.
+
+Every random choice is a function of the seed and the step, and a checkpoint holds all that a step changes, so a run
+that was killed and resumed ends with the same weights, bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor
+
+from quantunet.losses import mean_bit_width, segmentation_loss
+from quantunet.metrics.overlap import dice_score
+from quantunet.nn import widths
+from quantunet.nn.prepare import freeze_bit_widths_
+from quantunet.nn.unet import UNet
+from quantunet.train.batches import TrainingSet, sample_batch
+from quantunet.train.budget import Budget, BudgetController, rounding_shift
+from quantunet.train.build import build_float_network, build_quantized_network
+from quantunet.train.config import Config, PhaseConfig, QatConfig
+from quantunet.train.optim import build_optimizer, set_learning_rates
+from quantunet.train.progress import PhaseProgress
+from quantunet.train.run_dir import RESUME_FILE, RunDir
+
+CALIBRATION_BATCHES = 4
+GRADIENT_NORM = 5.0
+"""Gradients of the weights are clipped to this norm: it acts on outliers only."""
+
+
+@dataclass(frozen=True)
+class ValidationCase:
+    """Padded images (s, c, h, w) of one case, its masks (s, h, w), and the box of the image inside the padding."""
+
+    images: NDArray[np.float32]
+    masks: NDArray[np.uint8]
+    box: tuple[slice, slice]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """All that the loop reads."""
+
+    training: TrainingSet
+    validation: Sequence[ValidationCase]
+    channels: int
+    classes: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The two networks of a run, on the CPU, in evaluation mode; ``quantized`` is None for the float baseline."""
+
+    float_network: UNet
+    quantized: UNet | None
+    time_s: dict[str, float]
+
+
+MeasureFile = Callable[[UNet], int]
+"""Length in bytes of the model file that a quantized network becomes."""
+
+
+def train(
+    config: Config, data: TrainingData, run: RunDir, fabric: Fabric, measure_file: MeasureFile, console: Console
+) -> Trained:
+    """Train as ``config`` says, going on from the folder's last checkpoint where there is one."""
+    resume = run.load_tensors(RESUME_FILE) or {"phase": "float", "time_s": {}}
+    context = _Context(config, data, run, fabric, console, resume, time_s=dict(resume["time_s"]))
+    phases = config.training
+
+    # 1. a float network with batch norm
+    float_network = build_float_network(config.network, data.channels, data.classes, config.seed)
+    if resume["phase"] == "float":
+        _run_phase("float", phases.float_phase, float_network, context, first_step=0)
+        run.save_tensors("checkpoints/float.pt", float_network.state_dict())
+    _load(float_network, run, "checkpoints/float.pt")
+    if config.quantizer.name == "float":
+        return Trained(float_network.cpu().eval(), None, context.time_s)
+
+    # 2. fold batch norm, quantize every layer, calibrate on a few training batches
+    batches = [_draw(config, data, step, fabric=None)[0] for step in range(CALIBRATION_BATCHES)]
+    network = build_quantized_network(float_network, config.quantizer, batches)
+    size = _build_size(config.parsed_budget, network, measure_file)
+
+    # 3. train weights, scales and widths together; then freeze the widths to integers that meet the budget
+    first_step = phases.float_phase.steps
+    if resume["phase"] != "finetune":
+        _run_phase("qat", phases.qat, network, context, first_step, size)
+        run.save_tensors("checkpoints/qat.pt", network.state_dict())
+    _load(network, run, "checkpoints/qat.pt")
+    freeze_bit_widths_(network, _freezing_shift(network, size) if config.quantizer.name != "uniform" else 0.5)
+
+    # 4. a short fine-tuning of the weights at the frozen widths and scales
+    _run_phase("finetune", phases.finetune, network, context, first_step + phases.qat.steps)
+    run.save_tensors("checkpoints/final.pt", network.state_dict())
+    return Trained(float_network.cpu().eval(), network.cpu().eval(), context.time_s)
+
+
+@dataclass
+class _Context:
+    config: Config
+    data: TrainingData
+    run: RunDir
+    fabric: Fabric
+    console: Console
+    resume: dict[str, Any]
+    time_s: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Size:
+    """The budget, and the network's size in the budget's unit under given widths."""
+
+    budget: Budget
+    of: Callable[[widths.WidthOf], float]
+
+
+def _run_phase(
+    phase: str, plan: PhaseConfig, network: UNet, context: _Context, first_step: int, size: _Size | None = None
+) -> None:
+    """Train ``network`` in place; float and finetune keep the weights of the best validation Dice, qat the last."""
+    config, data, run, fabric = context.config, context.data, context.run, context.fabric
+    training, learns_widths = config.training, isinstance(plan, QatConfig)
+    keeps_best = not learns_widths
+    network.train()
+    optimizer = build_optimizer(
+        network,
+        plan.learning_rate,
+        training.weight_decay,
+        plan.width_learning_rate if isinstance(plan, QatConfig) else None,
+    )
+    controller = _build_controller(plan, size, network) if isinstance(plan, QatConfig) and size is not None else None
+    best: dict[str, Any] = {"dice": -1.0, "step": 0, "state": None}
+    first, elapsed = 0, 0.0
+    if context.resume.get("phase") == phase and "step" in context.resume:
+        saved = context.resume
+        first, elapsed, best = saved["step"], saved["elapsed_s"], saved["best"]
+        network.load_state_dict(saved["network"])
+        optimizer.load_state_dict(saved["optimizer"])
+        if controller is not None:
+            controller = BudgetController(**saved["controller"])
+    run.forget_metrics_after(first_step + first)
+    module, optimizer = fabric.setup(network, optimizer)
+    started = time.monotonic() - elapsed
+    bit_loss_weight = config.bit_loss.fixed_weight or 0.0
+
+    with PhaseProgress(phase, plan.steps, first, context.console, fabric.is_global_zero) as progress:
+        for step in range(first, plan.steps):
+            # one step: crops -> logits -> BCE + soft Dice + bit-width term -> weights, scales, widths
+            set_learning_rates(optimizer, step, plan.steps)
+            images, target = _draw(config, data, first_step + step, fabric)
+            logits = module(images).float()
+            loss = segmentation_loss(logits, target, config.loss.bce, config.loss.dice)
+            total, bit_loss = loss.total, torch.zeros(())
+            if learns_widths and config.quantizer.name != "uniform":
+                if controller is not None and config.bit_loss.fixed_weight is None and size is not None:
+                    bit_loss_weight = controller.update(step, size.of(lambda quantizer: quantizer.bit_width))
+                bit_loss = _bit_loss(network, config)
+                total = total + bit_loss_weight * bit_loss
+            fabric.backward(total)
+            torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], GRADIENT_NORM)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if learns_widths:
+                widths.project_(network)
+
+            # what to keep, what to show
+            done = step + 1
+            record: dict[str, Any] = {"phase": phase, "step": first_step + step}
+            if done % training.validate_every == 0 or done == plan.steps:
+                record["val_dice"] = validate(network, data)
+                if record["val_dice"] > best["dice"] and keeps_best:
+                    state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+                    best = {"dice": record["val_dice"], "step": done, "state": state}
+            if done % 10 == 0 or "val_dice" in record:
+                record |= {"loss": float(total), "bce": float(loss.bce), "dice_loss": float(loss.dice_loss)}
+                record |= {"lr": optimizer.param_groups[0]["lr"], "time_s": time.monotonic() - started}
+                if phase != "float":
+                    record |= {"bit_loss": float(bit_loss), "bit_loss_weight": bit_loss_weight}
+                    record |= {"weight_bits": widths.weight_bits(network)}
+                    record |= {"activation_bits": widths.activation_bits(network)}
+                    if "val_dice" in record:
+                        record["layers"] = widths.widths_by_layer(network)
+                if fabric.is_global_zero:
+                    run.log(record)
+                progress.advance(done, _status(record, best["dice"]))
+            if done % training.checkpoint_every == 0 and fabric.is_global_zero:
+                _save_resume_state(phase, done, network, optimizer, controller, best, started, context)
+            if keeps_best and plan.patience and done - best["step"] >= plan.patience * training.validate_every:
+                context.console.print(f"{phase}: no better validation Dice since step {best['step']}: stops early")
+                break
+    if keeps_best and best["state"] is not None:
+        network.load_state_dict(best["state"])
+    context.time_s[phase] = time.monotonic() - started
+
+
+def _draw(config: Config, data: TrainingData, step: int, fabric: Fabric | None) -> tuple[Tensor, Tensor]:
+    """This process's share of the batch of ``step``; None: the whole batch, on the CPU."""
+    training = config.training
+    rank, processes = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
+    indices = range(rank, training.batch_size, processes)
+    images, target = sample_batch(
+        data.training, config.seed, step, indices, training.crop_px, training.foreground_share, config.augmentation
+    )
+    return (fabric.to_device(images), fabric.to_device(target)) if fabric else (images, target)
+
+
+def _bit_loss(network: UNet, config: Config) -> Tensor:
+    """Average weight width plus the stated share of the average activation width, in bits."""
+    bits = mean_bit_width(*widths.trainable_widths(network, config.bit_loss.weighting))
+    activations = widths.trainable_activation_widths(network)
+    ones = [torch.ones_like(width).detach() for width in activations]
+    return bits + config.bit_loss.activation_share * mean_bit_width(activations, ones)
+
+
+def _build_size(budget: Budget | None, network: UNet, measure_file: MeasureFile) -> _Size | None:
+    if budget is None:
+        return None
+    if budget.kind == "bits":
+        return _Size(budget, lambda width_of: widths.weight_bits(network, width_of))
+    # header, biases and shifts hardly change with the widths: measured once on the real file
+    overhead = measure_file(network) - widths.packed_weight_bytes(network)
+    return _Size(budget, lambda width_of: widths.packed_weight_bytes(network, width_of) + overhead)
+
+
+def _build_controller(plan: QatConfig, size: _Size, network: UNet) -> BudgetController:
+    start = size.of(lambda quantizer: quantizer.bit_width)
+    return BudgetController(start, size.budget.amount, max(1, round(plan.descent * plan.steps)))
+
+
+def _freezing_shift(network: UNet, size: _Size | None) -> float:
+    if size is None:
+        return 0.5
+    return rounding_shift(
+        lambda shift: size.of(lambda quantizer: quantizer.frozen_bit_width(shift)), size.budget.amount
+    )
+
+
+@torch.no_grad()
+def validate(network: UNet, data: TrainingData) -> float:
+    """Mean over validation cases and foreground classes of the hard Dice, pooled over a case's slices."""
+    was_training = network.training
+    network.eval()
+    device = next(network.parameters()).device
+    scores = []
+    for case in data.validation:
+        predicted = np.stack([predict_mask(network, image, device)[case.box] for image in case.images])
+        scores += [dice_score(predicted == k, case.masks == k) for k in range(1, data.classes)]
+    network.train(was_training)
+    return float(np.mean(scores))
+
+
+@torch.no_grad()
+def predict_mask(network: UNet, image: NDArray[np.float32], device: torch.device | None = None) -> NDArray[np.uint8]:
+    """Mask (h, w) of one padded image (c, h, w): logit > 0, or the arg-max over classes."""
+    parameter = next(network.parameters())
+    logits = network(torch.from_numpy(image)[None].to(device or parameter.device, parameter.dtype))[0]
+    mask = logits[0] > 0 if len(logits) == 1 else logits.argmax(0)
+    return mask.cpu().numpy().astype(np.uint8)
+
+
+def _status(record: dict[str, Any], best_dice: float) -> str:
+    text = f"loss {record['loss']:.3f}"
+    if best_dice >= 0:
+        text += f"  best val Dice {best_dice:.4f}"
+    elif "val_dice" in record:
+        text += f"  val Dice {record['val_dice']:.4f}"
+    if "weight_bits" in record:
+        text += f"  bits {record['weight_bits']:.2f} / {record['activation_bits']:.2f}"
+    return text
+
+
+def _save_resume_state(
+    phase: str,
+    done: int,
+    network: UNet,
+    optimizer: torch.optim.Optimizer,
+    controller: BudgetController | None,
+    best: dict[str, Any],
+    started: float,
+    context: _Context,
+) -> None:
+    state = {
+        "phase": phase,
+        "step": done,
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "controller": asdict(controller) if controller else None,
+        "best": best,
+        "elapsed_s": time.monotonic() - started,
+        "time_s": context.time_s,
+    }
+    context.run.save_tensors(RESUME_FILE, state)
+
+
+def _load(network: UNet, run: RunDir, name: str) -> None:
+    state = run.load_tensors(name)
+    assert state is not None, name
+    network.load_state_dict(copy.deepcopy(state))

@@ -1,0 +1,124 @@
+"""The run folder: every file written whole or not at all (temporary file, fsync, rename), one writer at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from quantunet.errors import UserError
+
+RESUME_FILE = "checkpoints/resume.pt"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data``: after a crash at any moment it holds the old bytes or the new ones."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+class RunDir:
+    """One run's folder.
+
+    Raises:
+        UserError: if the folder cannot be written, if another process is at work in it, or if it holds a run already
+            and ``resume`` is not asked for.
+    """
+
+    def __init__(self, path: Path, *, resume: bool) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = (path / ".lock").open("w")
+        except OSError as error:
+            raise UserError(
+                f"run folder {path}: cannot be written ({error.strerror}): choose another with --out"
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"run folder {path}: another process is training in it: choose another with --out"
+            ) from None
+        if not resume and (path / "config.yaml").exists():
+            raise UserError(
+                f"run folder {path}: holds a run already: continue it with --resume, or choose another --out"
+            )
+
+    def close(self) -> None:
+        """Let other processes write here."""
+        self._lock.close()
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write one text file."""
+        write_atomically(self.path / name, text.encode("utf-8"))
+        return self.path / name
+
+    def write_json(self, name: str, content: Any) -> Path:
+        """Write one JSON file; numbers that are not finite become null."""
+        return self.write_text(name, json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n")
+
+    def save_tensors(self, name: str, state: dict[str, Any]) -> None:
+        """Write tensors and plain values, loadable with ``weights_only=True``."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomically(self.path / name, buffer.getvalue())
+
+    def load_tensors(self, name: str) -> dict[str, Any] | None:
+        """What ``save_tensors`` wrote, or None.
+
+        Raises:
+            UserError: if the file is damaged.
+        """
+        path = self.path / name
+        if not path.exists():
+            return None
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise UserError(f"checkpoint {path}: is damaged ({type(error).__name__}): start a new run") from None
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_finite(record)) + "\n")
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drop the lines that a killed run wrote after its last checkpoint; they will be written again."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] < step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError):
+                continue  # a line cut short by the kill
+        write_atomically(path, "".join(kept).encode("utf-8"))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not (value == value and abs(value) != float("inf")):
+        return None
+    return value
