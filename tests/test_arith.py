@@ -1,5 +1,6 @@
 from fractions import Fraction
 from math import floor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,3 +122,17 @@ def test_ratios_that_move_no_accumulator_are_zero():
 def test_ratios_that_are_no_ratio_are_refused(ratio):
     with pytest.raises(ValueError, match="ratio"):
         multiplier_and_shift(ratio)
+
+
+def test_the_tables_of_the_specification():
+    spec = (Path(__file__).parents[1] / "docs" / "integer_ir.md").read_text()
+    tables = [[cell.strip() for cell in line.strip("|").split("|")] for line in spec.splitlines() if line[:1] == "|"]
+    (values,) = [list(map(int, cells[1:])) for cells in tables if cells[0] == "v"]
+    shifted = [(int(cells[0][-2]), cells[1:]) for cells in tables if cells[0].startswith("shift_round")]
+    for shift, expected in shifted:
+        assert shift_round_half_up(np.array(values), shift).tolist() == list(map(int, expected))
+    requantized = [cells for cells in tables if len(cells) == 5 and cells[0].lstrip("-").isdigit()]
+    for acc, multiplier, shift, output, expected in requantized:
+        codes = requantize(np.array([int(acc)]), int(multiplier), int(shift), IntFormat.parse(output))
+        assert codes.tolist() == [int(expected)]
+    assert (len(shifted), len(requantized)) == (2, 7)

@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,3 +66,14 @@ def test_smallest_format_ends_at_32_bits():
     for low, high in ((-(2**31) - 1, 0), (0, 2**32), (-1, 2**31)):
         with pytest.raises(ValueError, match="32 bits"):
             smallest_format(low, high)
+
+
+def test_the_table_of_the_documentation():
+    page = (Path(__file__).parents[1] / "docs" / "formats.md").read_text()
+    rows = re.findall(r"^\| `([us]\d+n?)` \| (\d+).* \| (\S+) to (\S+)( - 1)? \| `(\w+)` \|$", page, re.MULTILINE)
+    assert len(rows) == 7
+    for name, bit_width, low, high, less_one, c_type in rows:
+        parsed = IntFormat.parse(name)
+        limits = [-(2**31) if text == "-2^31" else 2**31 if text == "2^31" else int(text) for text in (low, high)]
+        assert [parsed.q_min, parsed.q_max + bool(less_one)] == limits
+        assert (parsed.bit_width, parsed.c_type) == (int(bit_width), c_type)

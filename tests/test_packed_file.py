@@ -2,6 +2,7 @@ import base64
 import hashlib
 import json
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from quantunet.errors import UserError
 from quantunet.formats import INT32, IntFormat
 from quantunet.ir import interpreter, packed_file
 from quantunet.ir.bit_packing import pack, pack_rows, row_bytes, unpack, unpack_rows
-from quantunet.ir.graph import Conv2d, GraphError, IntegerGraph, Requantize, Rescale
+from quantunet.ir.graph import ArgMax, Conv2d, GraphError, Input, IntegerGraph, Requantize, Rescale
 from quantunet.ir.packed_file import decode_model, encode_model, payload_and_header_bytes, read_model, write_model
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "fuzz_model_file.py"
@@ -266,3 +267,21 @@ def test_writing_is_atomic(tmp_path, monkeypatch):
         write_model(every_node(1), path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_the_example_of_the_specification_is_what_is_written():
+    spec = (Path(__file__).parents[1] / "docs" / "integer_ir.md").read_text()
+    conv = Conv2d(
+        "head",
+        ("image",),
+        np.array([[1, -4], [-1, 0]], np.int32)[:, :, None, None],
+        np.array([3, 1], np.int32),
+        np.array([5, -6], np.int32),
+        None,
+        padding=0,
+    )
+    data = encode_model(IntegerGraph((Input("image", (), 2, IntFormat(8, True), 0.5), conv, ArgMax("mask", ("head",)))))
+    length = struct.unpack_from("<Q", data)[0]
+    assert f"{len(data)} bytes" in spec
+    assert data[8 + length :].hex() == "".join(re.findall(r"^([0-9a-f]{2})   ", spec, re.MULTILINE))
+    assert json.loads(data[8 : 8 + length])["__metadata__"]["quantunet"] in spec.splitlines()
