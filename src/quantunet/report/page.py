@@ -103,13 +103,12 @@ def _tiles(run: RunFiles) -> str:
         (
             "Model file",
             _big_size(sizes.get("model_file_bytes")),
-            f"{count(sizes.get('model_file_bytes'))} bytes, measured<br>"
-            f"weights {size(sizes.get('packed_weight_bytes'))}",
+            f"{count(sizes.get('model_file_bytes'))} bytes<br>weights {size(sizes.get('packed_weight_bytes'))}",
         ),
         (
             "Compression",
             f"{number(ratio, 1)}<small>&times;</small>" if ratio is not None else tables.DASH,
-            f"the whole file, against<br>{size(sizes.get('float32_bytes'))} in float32",
+            f"{size(sizes.get('float32_bytes'))} in float32<br>to the whole file",
         ),
         ("Codes that differ", *_codes(summary)),
     )
@@ -129,7 +128,7 @@ def _codes(summary: Mapping[str, Any]) -> tuple[str, str]:
         return tables.DASH, "no backend compared with the interpreter yet"
     differing = sum(result.get("differing") or 0 for result in backends.values())
     names = escape(", ".join(name for name, codes in compared.items() if codes))
-    return count(differing), f"of {count(sum(compared.values()))}<br>{names} against the interpreter"
+    return count(differing), f"of {count(sum(compared.values()))} compared: {names}"
 
 
 def _results(run: RunFiles) -> str:

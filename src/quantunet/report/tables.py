@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from math import isfinite
 from typing import Any
 
 from quantunet.metrics.intervals import paired_difference_ci95
@@ -44,7 +45,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], css: str = "", row
 
 def number(value: Any, digits: int = 3, signed: bool = False) -> str:
     """A number with a fixed count of decimals, or a dash."""
-    if not isinstance(value, int | float):
+    if not isinstance(value, int | float) or not isfinite(value):
         return DASH
     value = round(value, digits) or 0.0  # what rounds to zero has no sign
     text = f"{value:+.{digits}f}" if signed and value else f"{value:.{digits}f}"
