@@ -14,6 +14,7 @@ import pytest
 from graph_examples import every_node, unet
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_graphs import random_codes, random_graph
 from safetensors.numpy import load_file, save_file
 
 from quantunet.errors import UserError
@@ -252,6 +253,15 @@ def test_fuzzed_files_are_refused_or_equal_to_the_original():
 def test_random_graphs_round_trip(seed, by_shift, binary):
     graph = every_node(seed, by_shift, binary)
     assert equal(decode_model(encode_model(graph)), graph)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_graphs_of_random_structure_round_trip(seed):
+    graph = random_graph(seed)
+    again = decode_model(encode_model(graph))
+    codes = random_codes(graph, seed, images=1)
+    assert equal(again, graph)
+    assert np.array_equal(interpreter.run(again, codes), interpreter.run(graph, codes))
 
 
 def test_writing_is_atomic(tmp_path, monkeypatch):
