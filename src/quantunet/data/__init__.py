@@ -2,12 +2,15 @@
 
 from quantunet.data.channels import with_channels
 from quantunet.data.config import DataConfig, NormalizationConfig, SplitConfig
+from quantunet.data.describe import describe
+from quantunet.data.examples_picture import write_examples_picture
 from quantunet.data.manifest import check_no_leak, manifest
 from quantunet.data.normalize import normalize, pad_to_multiple, resolve, unpad
 from quantunet.data.phantom import phantom_dataset, write_phantom
 from quantunet.data.read import read_dataset, read_image
 from quantunet.data.sample import PARTS, Dataset, Part, Sample
 from quantunet.data.split import Split, part_samples, split_cases, write_split
+from quantunet.data.write import write_masks
 
 __all__ = [
     "PARTS",
@@ -19,6 +22,7 @@ __all__ = [
     "Split",
     "SplitConfig",
     "check_no_leak",
+    "describe",
     "manifest",
     "normalize",
     "pad_to_multiple",
@@ -30,6 +34,8 @@ __all__ = [
     "split_cases",
     "unpad",
     "with_channels",
+    "write_examples_picture",
+    "write_masks",
     "write_phantom",
     "write_split",
 ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,7 +131,7 @@ def _read_picture(path: Path, palette_as_index: bool = False) -> NDArray:
 def _read_tiff(path: Path) -> tuple[NDArray, tuple[float, ...] | None]:
     """(s, c, h, w) by tifffile, and the spacing where ImageJ recorded one."""
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with _tifffile_errors() as errors, tifffile.TiffFile(path) as tiff:
             length_bytes = path.stat().st_size
             for page in tiff.pages:
                 # tifffile fills what lies beyond the end of a truncated file with zeros
@@ -143,6 +146,8 @@ def _read_tiff(path: Path) -> tuple[NDArray, tuple[float, ...] | None]:
             else:
                 array, axes = series.asarray(), series.axes
             spacing_mm = _imagej_spacing_mm(tiff)
+            if errors:  # a broken chain of pages is only logged, and the pages beyond it are missing
+                raise ValueError(errors[0])
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UserError:
@@ -150,6 +155,26 @@ def _read_tiff(path: Path) -> tuple[NDArray, tuple[float, ...] | None]:
     except Exception as error:  # tifffile and imagecodecs raise a dozen kinds on damaged files
         raise UserError(f"{path}: damaged or no TIFF ({_short(error)}): replace the file") from error
     return _pages_first(array, axes, path), spacing_mm
+
+
+@contextmanager
+def _tifffile_errors() -> Iterator[list[str]]:
+    """What tifffile logs as errors while it reads, kept off the user's screen."""
+    errors: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            errors.append(record.getMessage())
+
+    logger, handler = logging.getLogger("tifffile"), Collect(level=logging.ERROR)
+    propagated = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield errors
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagated
 
 
 def _pages_first(array: NDArray, axes: str, path: Path) -> NDArray:

@@ -82,7 +82,8 @@ def _draw_case(rng: np.random.Generator, slices: int, size: int) -> list[tuple[N
             mask |= inside
         tissue = gaussian_filter(tissue, blur_px)
         noise = gaussian_filter(rng.standard_normal((size, size)), 0.7) * 1.9  # speckle has a grain size
-        image = np.clip(np.rint(tissue * (1 + speckle * noise) + rng.standard_normal((size, size)) * 3), 0, 255)
+        seen = tissue * (1 + speckle * noise) + rng.standard_normal((size, size)) * 3
+        image = np.clip(np.rint(seen), 0, 255).astype(np.uint8)  # as a file would hold it
         pictures.append((image.astype(np.float32), mask.astype(np.uint8)))
     return pictures
 

@@ -48,10 +48,6 @@ def read_nifti(root: Path, config: DataConfig) -> Found:
     if not files:
         raise UserError(f"{root}: no .nii or .nii.gz files for reader: nifti")
     pairs, problems = _pair(root, files, config.label)
-    if not pairs:
-        raise UserError(
-            f"{root}: {len(files)} volumes and no masks: name them x_seg.nii.gz, or use imagesTr/ and labelsTr/"
-        )
     cases = case_ids(root, [pair.images[0] for pair in pairs], [pair.stem for pair in pairs], config.case_pattern)
     samples = []
     for pair, case_id in zip(pairs, cases, strict=True):
@@ -110,6 +106,11 @@ def _pair(root: Path, files: list[Path], label: str | None) -> tuple[list[_Volum
         masks = [path for path in files if _is_mask(relative[path], has_folders)]
         chosen = set(masks)
         images = [path for path in files if path not in chosen]
+    if not masks or not images:
+        what = "masks" if images else "images"
+        raise UserError(
+            f"{root}: {len(files)} volumes and no {what}: name masks x_seg.nii.gz, or use imagesTr/ and labelsTr/"
+        )
     by_stem: dict[str, list[Path]] = {}
     for path in images:
         by_stem.setdefault(_CHANNEL.sub("", nifti_stem(path)), []).append(path)
