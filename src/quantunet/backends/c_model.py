@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -92,6 +93,11 @@ def storage(fmt: IntFormat) -> str:
     return f"QN_{'S' if fmt.signed or bits == 32 else 'U'}{bits}"
 
 
+def code_dtype(fmt: IntFormat) -> np.dtype[Any]:
+    """The NumPy type of one unpacked code, as in C."""
+    return np.dtype(fmt.c_type.removesuffix("_t"))
+
+
 def tiling_header(tiling: Tiling) -> str:
     """``qn_tiling.h``: the tiling that the runtime and the sizes of the scratch arrays share."""
     return (
@@ -169,16 +175,12 @@ def packed_weight(node: WeightNode) -> np.ndarray:
     return pack_rows(rows, node.weight_bit_width)
 
 
-def c_array(declaration: str, values: Iterable[int]) -> str:
+def c_array(declaration: str, values: Sequence[int]) -> str:
     """``declaration`` with its initialiser, wrapped."""
-    lines, line = [], "   "
-    for value in values:
-        text = f" {value},"
-        if len(line) + len(text) > LINE_COLUMNS:
-            lines.append(line)
-            line = "   "
-        line += text
-    return "\n".join([f"{declaration} = {{", *lines, line, "};"])
+    texts = list(map(str, values))
+    a_line = LINE_COLUMNS // (max(map(len, texts), default=1) + 2)
+    lines = (f"    {', '.join(texts[first : first + a_line])}," for first in range(0, len(texts), a_line))
+    return "\n".join([f"{declaration} = {{", *lines, "};"])
 
 
 def _mask_size(model: CModel) -> str:

@@ -13,12 +13,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantunet.backends.c_build import CompilerMissing, build_library, has_compiler, runtime_files
-from quantunet.backends.c_model import CModel, lay_out, model_header, model_source, stored_tensors, tiling_header
+from quantunet.backends.c_model import (
+    CModel,
+    code_dtype,
+    lay_out,
+    model_header,
+    model_source,
+    stored_tensors,
+    tiling_header,
+)
 from quantunet.backends.c_plan import FAST, Tiling
-from quantunet.formats import IntFormat
+from quantunet.backends.c_verify import FloatCheck, Proof, VerificationError, float_free, verify_c
 from quantunet.ir.graph import GraphError, IntegerGraph
 
-__all__ = ["CEngine", "CompilerMissing", "build_engines", "has_compiler"]
+__all__ = [
+    "CEngine",
+    "CompilerMissing",
+    "FloatCheck",
+    "Proof",
+    "VerificationError",
+    "build_engines",
+    "float_free",
+    "has_compiler",
+    "verify_c",
+]
 
 FLAGS = ("-O3", "-march=native", "-DQN_TRACE=qn_engine_show")
 
@@ -139,11 +157,6 @@ def build_engines(
     ]
     library = build_library(_library_files(models), flags)
     return [CEngine(model.graph, model.height, model.width, model=model, library=library) for model in models]
-
-
-def code_dtype(fmt: IntFormat) -> np.dtype[Any]:
-    """The NumPy type of one unpacked code, as in C."""
-    return np.dtype(fmt.c_type.removesuffix("_t"))
 
 
 def _library_files(models: Sequence[CModel]) -> dict[str, str]:

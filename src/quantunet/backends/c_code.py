@@ -1,0 +1,264 @@
+"""The C99 project of an integer graph: model, runtime, Makefile, a test with recorded images, README."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantunet.backends.c_build import WARNINGS, find_compiler, has_compiler, runtime_files, write_files
+from quantunet.backends.c_model import (
+    CModel,
+    c_array,
+    lay_out,
+    model_header,
+    model_source,
+    packed_weight,
+    tiling_header,
+)
+from quantunet.backends.c_plan import SMALL, Tiling
+from quantunet.errors import UserError
+from quantunet.formats import IntFormat
+from quantunet.ir import interpreter
+from quantunet.ir.graph import IntegerGraph
+
+PRODUCTS = ("libmodel.a", "test_model", "test_model_sanitize")
+Codes = NDArray[np.integer]
+
+
+def export_c(
+    graph: IntegerGraph,
+    out_dir: str | Path,
+    height: int,
+    width: int,
+    recorded_inputs: Sequence[Codes] = (),
+    tiling: Tiling = SMALL,
+) -> Path:
+    """Write the project for images of ``height`` x ``width`` pixels; all of it or nothing. Returns ``out_dir``.
+
+    Args:
+        recorded_inputs: input codes (c, h, w); the project's test holds them and the interpreter's masks.
+
+    Raises:
+        UserError: if the size does not fit the graph, an input does not fit the size, or ``out_dir`` holds other files.
+    """
+    out_dir = Path(out_dir).resolve()
+    files = project_files(lay_out(graph, height, width, tiling), recorded_inputs)
+    _check_replaceable(out_dir, files)
+    try:
+        out_dir.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=f".{out_dir.name}-") as name:
+            fresh, old = Path(name) / "new", Path(name) / "old"
+            fresh.mkdir()
+            write_files(fresh, files)
+            with (fresh / "README.md").open("a", encoding="utf-8") as readme:
+                readme.write(_section_sizes(fresh))
+            _put_in_place(fresh, out_dir, old)
+    except OSError as error:
+        raise UserError(f"cannot write {out_dir}: {error.strerror}; choose another folder with --out") from error
+    return out_dir
+
+
+def project_files(model: CModel, recorded_inputs: Sequence[Codes] = ()) -> dict[str, str]:
+    """Every file of the project, by name.
+
+    Raises:
+        UserError: if a recorded input does not fit the model.
+    """
+    return {
+        **runtime_files(),
+        "qn_tiling.h": tiling_header(model.tiling),
+        "model.h": model_header(model),
+        "model.c": model_source(model),
+        "test_model.c": test_source(model, recorded_inputs),
+        "Makefile": makefile(),
+        "README.md": readme(model, len(recorded_inputs)),
+    }
+
+
+def makefile() -> str:
+    """The Makefile: ``make``, ``make test``, ``make test-sanitize``, ``make size``, ``make clean``."""
+    sources = " ".join(name for name in runtime_files() if name.endswith(".c"))
+    return f"""# Set CC and CFLAGS for another machine: make CC=arm-none-eabi-gcc CFLAGS="-Os -mcpu=cortex-m7"
+CFLAGS ?= -O3 -march=native
+WARNINGS = {" ".join(WARNINGS)}
+SOURCES = model.c {sources}
+OBJECTS = $(SOURCES:.c=.o)
+
+libmodel.a: $(OBJECTS)
+\t$(AR) rcs $@ $(OBJECTS)
+
+%.o: %.c $(wildcard *.h)
+\t$(CC) $(WARNINGS) $(CFLAGS) -c $< -o $@
+
+test_model: test_model.c libmodel.a
+\t$(CC) $(WARNINGS) $(CFLAGS) test_model.c libmodel.a -o $@
+
+test_model_sanitize: test_model.c $(SOURCES) $(wildcard *.h)
+\t$(CC) $(WARNINGS) -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all test_model.c $(SOURCES) -o $@
+
+.PHONY: test test-sanitize size clean
+test: test_model
+\t./test_model
+
+test-sanitize: test_model_sanitize
+\t./test_model_sanitize
+
+size: $(OBJECTS)
+\tsize $(OBJECTS)
+
+clean:
+\trm -f *.o libmodel.a test_model test_model_sanitize
+"""
+
+
+def test_source(model: CModel, recorded_inputs: Sequence[Codes]) -> str:
+    """``test_model.c``: runs the recorded images and counts the pixels that differ from the interpreter's masks."""
+    upper, prefix = model.prefix.upper(), model.prefix
+    images, masks = [0], [0]
+    if len(recorded_inputs):
+        _check_recorded(model, recorded_inputs)
+        codes = np.stack(list(recorded_inputs))
+        images = codes.transpose(0, 2, 3, 1).ravel().tolist()
+        masks = np.concatenate([interpreter.run(model.graph, image[None]).ravel() for image in codes]).tolist()
+    return f"""/* Written by quantunet: recorded images and the masks that the reference interpreter gives. */
+#include <stdio.h>
+
+#include "model.h"
+
+#define IMAGES {len(recorded_inputs)}
+#define IMAGE_CODES ({upper}_HEIGHT * {upper}_WIDTH * {upper}_CHANNELS)
+#define MASK_PIXELS {_mask_pixels(model)}
+
+{c_array(f"static const {prefix}_code images[]", images)}
+{c_array(f"static const {prefix}_label masks[]", masks)}
+static {prefix}_label mask[MASK_PIXELS];
+
+int main(void)
+{{
+    long differing = 0;
+
+    for (long i = 0; i < IMAGES; i++) {{
+        if ({prefix}_run(images + i * IMAGE_CODES, mask) != {upper}_OK) {{
+            printf("image %ld: no result\\n", i);
+            return 1;
+        }}
+        for (long k = 0; k < MASK_PIXELS; k++) {{
+            differing += mask[k] != masks[i * MASK_PIXELS + k];
+        }}
+    }}
+    printf("arena %ld bytes, scratch %ld bytes\\n", (long){upper}_ARENA_BYTES, (long){upper}_SCRATCH_BYTES);
+    printf("%ld images, %ld pixels compared, %ld differing\\n", (long)IMAGES, (long)IMAGES * MASK_PIXELS, differing);
+    return differing != 0;
+}}
+"""
+
+
+def readme(model: CModel, images: int) -> str:
+    """``README.md`` without the compiler's section sizes."""
+    upper, prefix, graph, plan = model.prefix.upper(), model.prefix, model.graph, model.plan
+    weight_bytes = sum(len(packed_weight(node)) for node in graph.weight_nodes())
+    source, label = graph.input.output, graph.formats()[graph.output.name]
+    return f"""# A segmentation model in C99, written by quantunet
+
+Integer arithmetic only: no floating point, no heap, no libm. Research use; not a medical device.
+
+| memory | bytes |
+|---|---|
+| activations, static arena (`{upper}_ARENA_BYTES`) | {plan.arena_bytes} |
+| scratch of the kernels (`{upper}_SCRATCH_BYTES`) | {plan.scratch_bytes} |
+| weights, packed, in `const` arrays | {weight_bytes} |
+| image, the caller's | {_bytes(source, graph.input.channels * model.height * model.width)} |
+| mask, the caller's | {_bytes(label, _mask_pixels(model))} |
+
+## Call
+
+```c
+#include "model.h"
+
+static {prefix}_code image[{upper}_HEIGHT * {upper}_WIDTH * {upper}_CHANNELS]; /* {source}: {_range(source)} */
+static {prefix}_label mask[{_mask_pixels(model)}];                    /* {label}: {_range(label)} */
+
+if ({prefix}_run(image, mask) != {upper}_OK) {{ /* a pointer was NULL */ }}
+```
+
+The image lies row by row, the channels of a pixel together. A code is
+`floor(value / {graph.input.scale!r} + 1/2)` of the normalised value, saturated to {_range(source)}.
+
+## Build and test
+
+`make` builds `libmodel.a`. `make test` runs {images} recorded images and compares every pixel with the reference.
+`make test-sanitize` does so under address and undefined-behaviour sanitizers. `make size` prints the sections.
+Compile with `-DQN_TRACE=function` to have every intermediate tensor shown to
+`void function(int32_t node, const uint8_t *codes, size_t size_bytes)`.
+`qn_tiling.h` and the scratch arrays of `model.c` belong together: export again to change them.
+"""
+
+
+def _bytes(fmt: IntFormat, count: int) -> int:
+    return count * fmt.storage_bit_width // 8
+
+
+def _range(fmt: IntFormat) -> str:
+    return f"{fmt.q_min} to {fmt.q_max}"
+
+
+def _mask_pixels(model: CModel) -> int:
+    _, height, width = model.graph.shapes(model.height, model.width)[model.graph.output.name]
+    return height * width
+
+
+def _check_recorded(model: CModel, inputs: Sequence[Codes]) -> None:
+    expected = (model.graph.input.channels, model.height, model.width)
+    for index, codes in enumerate(inputs):
+        if codes.shape != expected:
+            raise UserError(f"recorded input {index} has the shape {codes.shape}, the exported model takes {expected}")
+
+
+def _check_replaceable(out_dir: Path, files: Iterable[str]) -> None:
+    """Only a folder that holds nothing but an earlier export and what its Makefile builds may be replaced."""
+    if not out_dir.exists():
+        return
+    if not out_dir.is_dir():
+        raise UserError(f"{out_dir} is a file: choose a folder with --out")
+    foreign = [item.name for item in out_dir.iterdir() if item.name not in {*files, *PRODUCTS} and item.suffix != ".o"]
+    if foreign:
+        raise UserError(
+            f"{out_dir} holds {sorted(foreign)[0]!r}, which no export wrote: choose an empty folder with --out"
+        )
+
+
+def _put_in_place(fresh: Path, out_dir: Path, old: Path) -> None:
+    if out_dir.exists():
+        os.replace(out_dir, old)
+    try:
+        os.replace(fresh, out_dir)
+    except OSError:
+        if old.exists():
+            os.replace(old, out_dir)
+        raise
+
+
+def _section_sizes(folder: Path) -> str:
+    """What ``size`` says of the compiled objects, as a section of the README; empty without the tools."""
+    if not has_compiler() or shutil.which("size") is None:
+        return ""
+    sources = ["model.c", *(name for name in runtime_files() if name.endswith(".c"))]
+    with tempfile.TemporaryDirectory() as work:
+        objects = [str(Path(work) / f"{Path(name).stem}.o") for name in sources]
+        for source, target in zip(sources, objects, strict=True):
+            command = [*find_compiler(), "-std=c99", "-Os", "-fno-pie", "-c", source, "-o", target]
+            if subprocess.run(command, cwd=folder, capture_output=True).returncode:
+                return ""
+        report = subprocess.run(["size", *objects], capture_output=True, text=True).stdout.replace(work + os.sep, "")
+    machine = subprocess.run([*find_compiler(), "-dumpmachine"], capture_output=True, text=True).stdout.strip()
+    return (
+        f"\n## Sections\n\nBytes as `size` prints for `-Os` on {machine}: flash holds text (the weights too) and\n"
+        f"data, RAM holds data and bss.\n\n```\n{report}```\n"
+    )

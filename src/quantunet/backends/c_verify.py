@@ -1,0 +1,211 @@
+"""The proof that exported C equals the interpreter: every code of every tensor, under sanitizers, without floats."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantunet.backends.c_build import (
+    SANITIZERS,
+    CompilerError,
+    compile_sources,
+    find_compiler,
+    runtime_files,
+    write_files,
+)
+from quantunet.backends.c_code import project_files
+from quantunet.backends.c_model import CModel, code_dtype, lay_out, stored_tensors
+from quantunet.backends.c_plan import SMALL, Tiling
+from quantunet.ir import interpreter
+from quantunet.ir.graph import IntegerGraph
+
+RUN_SECONDS = 3600
+_FLOAT_OPERAND = re.compile(r"%[xyz]mm\d|%st\b|\b[sd]\d+,|\b(?:fld|fst|fadd|fmul|fdiv|fsub|fcvt|fmov|scvtf|ucvtf)\w*\b")
+_FLOAT_SYMBOL = re.compile(r"__(?:add|sub|mul|div|float|fix|extend|trunc)\w*[sdt]f\d?\b|__aeabi_[fd]\w+")
+
+
+class VerificationError(RuntimeError):
+    """The exported program crashed or a sanitizer spoke: our fault."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was compared with the interpreter.
+
+    Args:
+        tensors: kinds of tensors per image, the image itself not counted.
+        compared, differing: output codes over all images.
+        arena_bytes: of the largest image size.
+        first_difference: name of the first tensor that differs, or empty.
+    """
+
+    backend: str
+    tensors: int
+    compared: int
+    differing: int
+    arena_bytes: int
+    images: int
+    first_difference: str = ""
+
+
+@dataclass(frozen=True)
+class FloatCheck:
+    """How the object code was searched for floating point, and what was found."""
+
+    method: str
+    instructions: int
+    findings: tuple[str, ...]
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing was found in code that was really looked at."""
+        return self.instructions > 0 and not self.findings
+
+
+def verify_c(
+    graph: IntegerGraph, inputs: Iterable[NDArray[np.integer]], sanitize: bool = True, tiling: Tiling = SMALL
+) -> Proof:
+    """Compile the exported project as a program of its own, run every input, compare every code of every tensor.
+
+    Args:
+        inputs: codes (c, h, w); sizes may differ from image to image.
+        sanitize: address and undefined-behaviour sanitizers, whose findings are failures.
+
+    Raises:
+        CompilerMissing: if there is no C compiler.
+        VerificationError: if the program crashes or a sanitizer finds something.
+        GraphError: if an input does not fit the graph.
+    """
+    groups: dict[tuple[int, int], list[NDArray[np.integer]]] = {}
+    for codes in inputs:
+        groups.setdefault((codes.shape[1], codes.shape[2]), []).append(codes)
+    names: set[str] = set()
+    compared = differing = arena_bytes = images = 0
+    first = ""
+    for (height, width), group in groups.items():
+        model = lay_out(graph, height, width, tiling)
+        arena_bytes = max(arena_bytes, model.plan.arena_bytes)
+        with tempfile.TemporaryDirectory(prefix="quantunet-verify-") as name:
+            program = _compile_program(model, Path(name), sanitize)
+            for codes in group:
+                expected = interpreter.trace(graph, codes[None])
+                traced = _run_program(program, model, codes)
+                names |= traced.keys()
+                images += 1
+                for tensor, values in traced.items():
+                    wrong = int(np.count_nonzero(values != expected[tensor][0]))
+                    compared, differing = compared + values.size, differing + wrong
+                    first = first or (tensor if wrong else "")
+    return Proof("c", len(names), compared, differing, arena_bytes, images, first)
+
+
+def float_free(out_dir: str | Path) -> FloatCheck:
+    """Compile an exported project for general registers only and search its disassembly for floating point.
+
+    On x86 and 64-bit ARM ``-mgeneral-regs-only`` makes the compiler refuse any float operation, so that compiling at
+    all is the proof; the disassembly and the symbols are searched besides, on every machine.
+
+    Raises:
+        CompilerMissing: if there is no C compiler.
+    """
+    sources = ["model.c", *(name for name in runtime_files() if name.endswith(".c"))]
+    with tempfile.TemporaryDirectory(prefix="quantunet-float-") as name:
+        work = Path(name)
+        shutil.copytree(out_dir, work, dirs_exist_ok=True)
+        flags, method = ["-O2", "-mgeneral-regs-only"], "compiled with -O2 -mgeneral-regs-only"
+        if not _accepts("-mgeneral-regs-only"):
+            flags, method = ["-O2"], "compiled with -O2 (the compiler has no -mgeneral-regs-only)"
+        for source in sources:
+            try:
+                compile_sources(work, [source], f"{source}.o", [*flags, "-c"])
+            except CompilerError as error:
+                return FloatCheck(f"{method}: refused", 0, (f"{source}: {error}",))
+        if shutil.which("objdump") is None:
+            return FloatCheck(f"{method}; no objdump to disassemble with", 0, ())
+        listing = subprocess.run(
+            ["objdump", "-dr", "--no-show-raw-insn", *(f"{source}.o" for source in sources)],
+            cwd=work, capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+    lines = [line for line in listing.splitlines() if re.match(r"\s+[0-9a-f]+:\s", line)]
+    found = tuple(line.strip() for line in lines if _FLOAT_OPERAND.search(line) or _FLOAT_SYMBOL.search(line))
+    return FloatCheck(f"{method}; {len(lines)} disassembled lines searched", len(lines), found)
+
+
+def _accepts(flag: str) -> bool:
+    command = [*find_compiler(), flag, "-c", "-x", "c", "-o", os.devnull, "-"]
+    return subprocess.run(command, input="int x;\n", capture_output=True, text=True).returncode == 0
+
+
+def _compile_program(model: CModel, folder: Path, sanitize: bool) -> Path:
+    files = {**project_files(model), "verify_main.c": _main_source(model)}
+    write_files(folder, files)
+    sources = [name for name in files if name.endswith(".c") and name != "test_model.c"]
+    flags = ["-O2", "-DQN_TRACE=verify_show", *(SANITIZERS if sanitize else ())]
+    compile_sources(folder, sources, "verify", flags)
+    return folder / "verify"
+
+
+def _run_program(program: Path, model: CModel, codes: NDArray[np.integer]) -> dict[str, NDArray[np.integer]]:
+    """Every stored tensor but the image, (c, h, w), as the program wrote it."""
+    formats, shapes = model.graph.formats(), model.graph.shapes(model.height, model.width)
+    image = codes.transpose(1, 2, 0).astype(code_dtype(formats[model.graph.input.name])).tobytes()
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}  # nothing allocates; leak search needs ptrace
+    trace = program.with_name("trace.bin")
+    done = subprocess.run([program, trace], input=image, env=environment, capture_output=True, timeout=RUN_SECONDS)
+    if done.returncode:
+        raise VerificationError(f"the exported program ended with {done.returncode}: {done.stderr.decode()[:1500]}")
+    data, offset, tensors = trace.read_bytes(), 0, {}
+    for name, size_bytes in stored_tensors(model).items():
+        channels, height, width = shapes[name]
+        values = np.frombuffer(data, code_dtype(formats[name]), channels * height * width, offset)
+        offset += size_bytes
+        tensors[name] = values.reshape(height, width, channels).transpose(2, 0, 1)
+    if offset != len(data):
+        raise VerificationError(f"the exported program wrote {len(data)} bytes of tensors, not {offset}")
+    del tensors[model.graph.input.name]
+    return tensors
+
+
+def _main_source(model: CModel) -> str:
+    """A program that reads one image from its standard input and writes every tensor to the file it is given."""
+    upper, prefix = model.prefix.upper(), model.prefix
+    _, height, width = model.graph.shapes(model.height, model.width)[model.graph.output.name]
+    return f"""#include <stdint.h>
+#include <stdio.h>
+
+#include "model.h"
+
+void verify_show(int32_t index, const uint8_t *codes, size_t size_bytes);
+
+static {prefix}_code image[{upper}_HEIGHT * {upper}_WIDTH * {upper}_CHANNELS];
+static {prefix}_label mask[{height * width}];
+static FILE *trace;
+static int failed;
+
+void verify_show(int32_t index, const uint8_t *codes, size_t size_bytes)
+{{
+    (void)index;
+    failed |= fwrite(codes, 1, size_bytes, trace) != size_bytes;
+}}
+
+int main(int argc, char **argv)
+{{
+    trace = argc == 2 ? fopen(argv[1], "wb") : NULL;
+    if (trace == NULL || fread(image, 1, sizeof image, stdin) != sizeof image) {{
+        return 2;
+    }}
+    if ({prefix}_run(image, mask) != {upper}_OK || failed) {{
+        return 3;
+    }}
+    return fclose(trace) ? 4 : 0;
+}}
+"""
