@@ -62,6 +62,12 @@ HABITS = [
     ("{}.tif", "{}_label.tif"),
     ("deep/er/{}.png", "deep/er/{}-mask.png"),
     ("{}.png", "gt_{}.png"),
+    ("train_images/{}.png", "train_masks/{}.png"),
+    ("ISIC2018_Task1-2_Training_Input/{}.jpg", "ISIC2018_Task1-2_Training_GroundTruth/{}_segmentation.png"),
+    ("Original/{}.png", "Ground Truth/{}.png"),
+    ("train/{}.bmp", "train/{}_anno.bmp"),
+    ("stage1_train/{0}/images/{0}.png", "stage1_train/{0}/masks/any-name-{0}0b.png"),
+    ("lesion/{}.png", "lesion/{}_mask.png"),
 ]
 
 
@@ -263,6 +269,16 @@ def test_a_mask_without_image_is_a_line(tmp_path):
     data = read(root)
     assert len(data.samples) == 2
     assert any("masks/9.png: a mask without an image" in line for line in data.problems)
+
+
+def test_parts_in_folder_names(tmp_path):
+    for part in ("train", "val", "test"):
+        for k in range(3):
+            save(tmp_path / f"{part}_images/{part}{k}.png", picture())
+            save(tmp_path / f"{part}_masks/{part}{k}.png", mask())
+    split = split_cases(read(tmp_path), DataConfig.model_validate({}).split)
+    assert split.validation == ("val0", "val1", "val2")
+    assert split.test == ("test0", "test1", "test2")
 
 
 @pytest.mark.parametrize("name", ["1.png", "1.tif", "1.jpg", "1.bmp"])

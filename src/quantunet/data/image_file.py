@@ -179,8 +179,8 @@ def _tifffile_errors() -> Iterator[list[str]]:
 
 def _pages_first(array: NDArray, axes: str, path: Path) -> NDArray:
     """(s, c, h, w) from an array whose ``axes`` are named as tifffile does (S, C: channels; Y, X: picture)."""
-    if "Y" not in axes or "X" not in axes or array.ndim != len(axes):
-        raise UserError(f"{path}: axes {axes} are no stack of pictures")
+    if "Y" not in axes or "X" not in axes or array.ndim != len(axes) or array.size == 0:
+        raise UserError(f"{path}: axes {axes} of shape {array.shape} are no stack of pictures")
     channel = [k for k, axis in enumerate(axes) if axis in "SC"]
     pages = [k for k, axis in enumerate(axes) if axis not in "SCYX"]
     array = array.transpose([*pages, *channel, axes.index("Y"), axes.index("X")])

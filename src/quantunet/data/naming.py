@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,18 @@ from quantunet.data.sample import Part
 from quantunet.errors import UserError
 
 _MASK_WORDS = (
-    "masks?|segmentations?|segs?|labels?|lbls?|gts?|ground[_-]?truths?|annotations?|annots?|manuals?|lesions?|targets?|"
-    "contours?|rois?"
+    r"masks?|segmentations?|segs?|labels?|lbls?|gts?|ground[_\- ]?truths?|annotations?|annots?|anno|manuals?|lesions?|"
+    "targets?|contours?|rois?"
 )
 _IMAGE_WORDS = "images?|imgs?|volumes?|vols?|raws?|inputs?|pictures?|scans?|frames?"
-_MASK_FOLDER = re.compile(rf"^(?:{_MASK_WORDS})(?:[_-]?(?:png|tif|tiff|jpg|tr|ts|va|dir|\d))?$", re.IGNORECASE)
-_IMAGE_FOLDER = re.compile(rf"^(?:{_IMAGE_WORDS})(?:[_-]?(?:png|tif|tiff|jpg|tr|ts|va|dir|\d))?$", re.IGNORECASE)
+# a word of a folder's name; what remains ("train" of "train_masks", "Tr" of "labelsTr") must be the same for both
+_FOLDER_FORMS = r"(?:^|(?<=[_\-. ]))(?:{})(?:(?=tr$|ts$|va$)|(?=[_\-. \d])|$)"
+_MASK_FOLDER_WORDS = (
+    r"masks?|segmentations?|segs?|labels?|lbls?|gts?|ground[_\- ]?truths?|annotations?|annots?|manuals?"
+)
+_MASK_FOLDER = re.compile(_FOLDER_FORMS.format(_MASK_FOLDER_WORDS), re.IGNORECASE)
+_IMAGE_FOLDER = re.compile(_FOLDER_FORMS.format(f"{_IMAGE_WORDS}|originals?"), re.IGNORECASE)
+_FORMAT_WORD = re.compile(r"(?:^|[_\-. ])(?:png|tiff?|jpe?g|bmp|dir)s?(?=$|[_\-. ])", re.IGNORECASE)
 # "x_mask", "x-labels", "x_mask_1", "x_mask1"; "mask_x", "labels-x"
 _MASK_SUFFIX = re.compile(rf"^(?P<key>.*?)[_\-. ]+(?:{_MASK_WORDS})(?:[_\-. ]?\(?\d{{1,2}}\)?)?$", re.IGNORECASE)
 _MASK_PREFIX = re.compile(rf"^(?:{_MASK_WORDS})[_\-. ]+(?P<key>.+)$", re.IGNORECASE)
@@ -66,8 +73,9 @@ def has_mask_name(stem: str) -> bool:
 def part_of(folders: Iterable[str]) -> Part | None:
     """The part of the split that a folder name states, if one does."""
     for folder in folders:
-        if folder.lower() in _PARTS:
-            return _PARTS[folder.lower()]
+        for word in re.split(r"[_\-. ]", folder.lower()):
+            if word in _PARTS:
+                return _PARTS[word]
     return None
 
 
@@ -85,7 +93,7 @@ def pair_files(root: Path, files: list[Path], unlabelled_part: Part | None = Non
     Raises:
         UserError: no masks at all, or an image without a mask.
     """
-    has_folders = any(_MASK_FOLDER.match(name) for path in files for name in path.relative_to(root).parts[:-1])
+    has_folders = any(_place(path.relative_to(root).parts[:-1], True)[1] for path in files)
     images: dict[tuple[str, ...], list[Path]] = {}
     masks: dict[tuple[str, ...], list[Path]] = {}
     for path in files:
@@ -103,12 +111,18 @@ def pair_files(root: Path, files: list[Path], unlabelled_part: Part | None = Non
     for (*folders, _), paths in masks.items():
         for path in paths:
             by_key.setdefault((*folders, _strip(path.stem, is_mask=True)), []).append(path)
+    images_in = Counter(tuple(folders) for *folders, _ in images)
+    masks_in: dict[tuple[str, ...], list[Path]] = {}
+    for (*folders, _), paths in masks.items():
+        masks_in.setdefault(tuple(folders), []).extend(paths)
     pairs, missing, used = [], [], set()
     for (*folders, stem), paths in images.items():
         if len(paths) > 1:
             raise UserError(f"{paths[0]}: the same name as {paths[1].name}: keep one of the two")
         own = masks.get((*folders, stem)) if has_folders else None
         own = own or by_key.get((*folders, stem)) or by_key.get((*folders, _strip(stem, is_mask=False)))
+        if not own and folders and images_in[tuple(folders)] == 1:
+            own = masks_in.get(tuple(folders))  # a folder per picture: its masks may have any names
         part = part_of(paths[0].relative_to(root).parts[:-1])
         if own:
             used.update(own)
@@ -129,13 +143,15 @@ def pair_files(root: Path, files: list[Path], unlabelled_part: Part | None = Non
 
 
 def _place(folders: tuple[str, ...], has_folders: bool) -> tuple[tuple[str, ...], bool | None]:
-    """The folders without the one that says images or masks, and which it said (None: neither)."""
+    """The folders without the word that says images or masks, and which it said (None: neither)."""
     if not has_folders:
         return folders, None
     for k in range(len(folders) - 1, -1, -1):
+        name = re.sub(r"(?<=[a-z])(?=[A-Z][a-z]{3})", "_", folders[k])  # GroundTruth, but not labelsTr
         for pattern, is_mask in ((_MASK_FOLDER, True), (_IMAGE_FOLDER, False)):
-            if pattern.match(folders[k]):
-                return folders[:k] + folders[k + 1 :], is_mask
+            if pattern.search(name):
+                rest = _FORMAT_WORD.sub("", pattern.sub("", name)).strip("_-. ").lower()
+                return (*folders[:k], *([rest] if rest else []), *folders[k + 1 :]), is_mask
     return folders, False
 
 
