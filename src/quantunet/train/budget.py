@@ -78,14 +78,28 @@ class BudgetController:
         return math.exp(self.log_weight)
 
 
-def rounding_shift(size: Callable[[float], float], target: float) -> float:
-    """The ``shift`` in [0, 1] for which freezing at ``floor(width + shift)`` comes nearest below ``target``.
+def check_feasible(budget: Budget, smallest: float) -> None:
+    """Refuse a budget that even the narrowest widths would exceed; ``smallest`` is the size at those.
 
-    ``size(shift)`` grows with the shift; plain rounding is 0.5. Bisection to 1e-4; where even shift 0 is too large, 0.
+    Raises:
+        UserError: if the budget is impossible for this network.
     """
-    if size(0.5) <= target and size(0.5) >= target * (1 - TOLERANCE / 3):
+    if budget.amount < smallest:
+        at_least = Budget(budget.kind, smallest)
+        raise UserError(
+            f"budget {budget}: this network needs {at_least} at the least: allow more, or train a smaller one"
+        )
+
+
+def rounding_shift(size: Callable[[float], float], target: float) -> float:
+    """The ``shift`` for which freezing at ``floor(width + shift)`` comes nearest below ``target``.
+
+    ``size(shift)`` grows with the shift; plain rounding is 0.5, and is kept where it lies within 1 % below the target.
+    Bisection to 1e-4 over [-8, 1.5], so that the budget is met even where the descent fell short.
+    """
+    if target * 0.99 <= size(0.5) <= target:
         return 0.5
-    low, high = 0.0, 1.0
+    low, high = -8.0, 1.5
     while high - low > 1e-4:
         middle = (low + high) / 2
         if size(middle) <= target:

@@ -65,17 +65,28 @@ class LossConfig(_Section):
 
 
 class PhaseConfig(_Section):
-    """One phase of the training."""
+    """One phase of the training: AdamW under a cosine schedule with a short warm-up."""
 
-    steps: int = Field(ge=0, description="optimizer steps")
-    learning_rate: float = Field(gt=0, description="peak of the one-cycle schedule (AdamW)")
+    steps: int = Field(400, ge=0, description="optimizer steps")
+    learning_rate: float = Field(5e-4, gt=0, description="peak")
     patience: int | None = Field(None, ge=1, description="validations without a better Dice before it stops early")
+
+
+class FloatConfig(PhaseConfig):
+    """The float pre-training, with batch norm."""
+
+    steps: int = Field(1500, ge=0, description="optimizer steps")
+    learning_rate: float = Field(3e-3, gt=0, description="peak")
 
 
 class QatConfig(PhaseConfig):
     """The phase in which weights, scales and widths train together."""
 
-    width_learning_rate: float = Field(0.02, gt=0, description="Adam's, for widths and exponents")
+    steps: int = Field(1500, ge=0, description="optimizer steps")
+    learning_rate: float = Field(1.5e-3, gt=0, description="peak")
+    width_learning_rate: float | None = Field(
+        None, gt=0, description="Adam's, for widths and exponents; null: fast enough for the descent"
+    )
     descent: float = Field(0.6, gt=0, le=1, description="share of the steps over which the target falls to the budget")
 
 
@@ -100,9 +111,9 @@ class TrainingConfig(_Section):
     weight_decay: float = Field(1e-4, ge=0, description="of weights only; never of widths, scales, biases")
     validate_every: int = Field(100, ge=1, description="steps between validations")
     checkpoint_every: int = Field(100, ge=1, description="steps between resume checkpoints")
-    float_phase: PhaseConfig = PhaseConfig(steps=1500, learning_rate=2e-3, patience=None)
-    qat: QatConfig = QatConfig(steps=1500, learning_rate=1e-3, patience=None)
-    finetune: PhaseConfig = PhaseConfig(steps=400, learning_rate=5e-4, patience=None)
+    float_phase: FloatConfig = FloatConfig()  # pyright: ignore[reportCallIssue]
+    qat: QatConfig = QatConfig()  # pyright: ignore[reportCallIssue]
+    finetune: PhaseConfig = PhaseConfig()  # pyright: ignore[reportCallIssue]
 
 
 class Config(_Section):

@@ -25,10 +25,10 @@ from quantunet.nn import widths
 from quantunet.nn.prepare import freeze_bit_widths_
 from quantunet.nn.unet import UNet
 from quantunet.train.batches import TrainingSet, sample_batch
-from quantunet.train.budget import Budget, BudgetController, rounding_shift
+from quantunet.train.budget import TOLERANCE, Budget, BudgetController, check_feasible, rounding_shift
 from quantunet.train.build import build_float_network, build_quantized_network
 from quantunet.train.config import Config, PhaseConfig, QatConfig
-from quantunet.train.optim import build_optimizer, set_learning_rates
+from quantunet.train.optim import build_optimizer, set_learning_rates, width_learning_rate
 from quantunet.train.progress import PhaseProgress
 from quantunet.train.run_dir import RESUME_FILE, RunDir
 
@@ -79,6 +79,8 @@ def train(
 
     # 1. a float network with batch norm
     float_network = build_float_network(config.network, data.channels, data.classes, config.seed)
+    if config.quantizer.name in ("learned", "brevitas"):
+        _refuse_impossible_budget(config, data, float_network, measure_file)
     if resume["phase"] == "float":
         _run_phase("float", phases.float_phase, float_network, context, first_step=0)
         run.save_tensors("checkpoints/float.pt", float_network.state_dict())
@@ -87,8 +89,7 @@ def train(
         return Trained(float_network.cpu().eval(), None, context.time_s)
 
     # 2. fold batch norm, quantize every layer, calibrate on a few training batches
-    batches = [_draw(config, data, step, fabric=None)[0] for step in range(CALIBRATION_BATCHES)]
-    network = build_quantized_network(float_network, config.quantizer, batches)
+    network = build_quantized_network(float_network, config.quantizer, _calibration_batches(config, data))
     size = _build_size(config.parsed_budget, network, measure_file)
 
     # 3. train weights, scales and widths together; then freeze the widths to integers that meet the budget
@@ -98,6 +99,8 @@ def train(
         run.save_tensors("checkpoints/qat.pt", network.state_dict())
     _load(network, run, "checkpoints/qat.pt")
     freeze_bit_widths_(network, _freezing_shift(network, size) if config.quantizer.name != "uniform" else 0.5)
+    if size is not None and config.quantizer.name != "uniform":
+        _say_size(size, console)
 
     # 4. a short fine-tuning of the weights at the frozen widths and scales
     _run_phase("finetune", phases.finetune, network, context, first_step + phases.qat.steps)
@@ -136,7 +139,9 @@ def _run_phase(
         network,
         plan.learning_rate,
         training.weight_decay,
-        plan.width_learning_rate if isinstance(plan, QatConfig) else None,
+        (plan.width_learning_rate or width_learning_rate(_descent_steps(plan)))
+        if isinstance(plan, QatConfig)
+        else None,
     )
     controller = _build_controller(plan, size, network) if isinstance(plan, QatConfig) and size is not None else None
     best: dict[str, Any] = {"dice": -1.0, "step": 0, "state": None}
@@ -182,10 +187,10 @@ def _run_phase(
                     state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
                     best = {"dice": record["val_dice"], "step": done, "state": state}
             if done % 10 == 0 or "val_dice" in record:
-                record |= {"loss": float(total), "bce": float(loss.bce), "dice_loss": float(loss.dice_loss)}
+                record |= {"loss": total.item(), "bce": loss.bce.item(), "dice_loss": loss.dice_loss.item()}
                 record |= {"lr": optimizer.param_groups[0]["lr"], "time_s": time.monotonic() - started}
                 if phase != "float":
-                    record |= {"bit_loss": float(bit_loss), "bit_loss_weight": bit_loss_weight}
+                    record |= {"bit_loss": bit_loss.item(), "bit_loss_weight": bit_loss_weight}
                     record |= {"weight_bits": widths.weight_bits(network)}
                     record |= {"activation_bits": widths.activation_bits(network)}
                     if "val_dice" in record:
@@ -222,6 +227,18 @@ def _bit_loss(network: UNet, config: Config) -> Tensor:
     return bits + config.bit_loss.activation_share * mean_bit_width(activations, ones)
 
 
+def _calibration_batches(config: Config, data: TrainingData) -> list[Tensor]:
+    return [_draw(config, data, step, fabric=None)[0] for step in range(CALIBRATION_BATCHES)]
+
+
+def _refuse_impossible_budget(config: Config, data: TrainingData, network: UNet, measure_file: MeasureFile) -> None:
+    """Before hours of training, on the untrained network: its size hardly depends on the weights' values."""
+    untrained = build_quantized_network(network, config.quantizer, _calibration_batches(config, data)[:1])
+    size = _build_size(config.parsed_budget, untrained, measure_file)
+    if size is not None:
+        check_feasible(size.budget, size.of(lambda quantizer: quantizer.frozen_bit_width(-8.0)))
+
+
 def _build_size(budget: Budget | None, network: UNet, measure_file: MeasureFile) -> _Size | None:
     if budget is None:
         return None
@@ -234,7 +251,11 @@ def _build_size(budget: Budget | None, network: UNet, measure_file: MeasureFile)
 
 def _build_controller(plan: QatConfig, size: _Size, network: UNet) -> BudgetController:
     start = size.of(lambda quantizer: quantizer.bit_width)
-    return BudgetController(start, size.budget.amount, max(1, round(plan.descent * plan.steps)))
+    return BudgetController(start, min(start, size.budget.amount), _descent_steps(plan))
+
+
+def _descent_steps(plan: QatConfig) -> int:
+    return max(1, round(plan.descent * plan.steps))
 
 
 def _freezing_shift(network: UNet, size: _Size | None) -> float:
@@ -242,6 +263,15 @@ def _freezing_shift(network: UNet, size: _Size | None) -> float:
         return 0.5
     return rounding_shift(
         lambda shift: size.of(lambda quantizer: quantizer.frozen_bit_width(shift)), size.budget.amount
+    )
+
+
+def _say_size(size: _Size, console: Console) -> None:
+    reached = Budget(size.budget.kind, size.of(lambda quantizer: quantizer.bit_width))
+    away = reached.amount / size.budget.amount - 1
+    verdict = "met" if away <= TOLERANCE else "NOT MET: more steps in training.qat, or a larger budget"
+    console.print(
+        f"widths frozen: {reached} of a budget of {size.budget} ({100 * away:+.1f} %): {verdict}", highlight=False
     )
 
 

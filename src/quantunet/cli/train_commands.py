@@ -1,0 +1,193 @@
+"""``demo``, ``train`` and ``data``: from images and masks to a run folder."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import typer
+import yaml
+from rich.console import Console
+
+from quantunet.cli.app import console, print_json, print_results, print_table, require_path
+from quantunet.data.config import PHANTOM, DataConfig
+from quantunet.data.describe import describe
+from quantunet.data.examples_picture import write_examples_picture
+from quantunet.data.manifest import check_no_leak
+from quantunet.data.read import read_dataset
+from quantunet.data.split import split_cases
+from quantunet.errors import UserError
+from quantunet.train.config import Config, build_config, load_config
+
+DEMO: dict[str, Any] = {
+    "name": "demo",
+    "data": {"path": "phantom"},
+    "network": {"base_channels": 8, "levels": 4},
+    "budget": "3bit",
+    "training": {
+        "crop_px": 96,
+        "float_phase": {"steps": 500, "learning_rate": 3e-3},
+        "qat": {"steps": 450, "learning_rate": 1.5e-3},
+        "finetune": {"steps": 150, "learning_rate": 5e-4},
+    },
+}
+"""Three to four minutes of training on two cores."""
+
+
+def register_train_commands(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("demo")(demo)
+    app.command("train")(train)
+    app.command("data")(data)
+
+
+def demo(
+    out: Path = typer.Option(Path("runs/demo"), help="Run folder."),
+    resume: bool = typer.Option(False, help="Go on from the last checkpoint."),
+    json_output: bool = typer.Option(False, "--json", help="Print the summary as JSON."),
+) -> None:
+    """Train on a drawn phantom: about three minutes on two cores, ends in a report."""
+    if not resume and (out / "config.yaml").exists():
+        out = _free_folder(out)
+    _run(build_config(dict(DEMO), {}), out, resume, json_output)
+
+
+def train(
+    config: Path | None = typer.Argument(None, help="YAML configuration; may be left out with --data or --resume."),
+    data: Path | None = typer.Option(None, help="Folder of images and masks; takes the place of data.path."),
+    budget: str | None = typer.Option(None, help="Size to reach: '3bit' (average over weights) or '64KiB' (file)."),
+    set_: list[str] = typer.Option([], "--set", help="Any key of the configuration, as key=value; repeatable."),
+    out: Path | None = typer.Option(None, help="Run folder; default runs/NAME."),
+    resume: bool = typer.Option(False, help="Go on from the last checkpoint in --out."),
+    json_output: bool = typer.Option(False, "--json", help="Print the summary as JSON."),
+) -> None:
+    """Train: float, then trainable widths, then frozen integers; lower, prove, evaluate, report.
+
+    \b
+    Examples:
+      quantunet train --data my_images
+      quantunet train --data my_images --budget 64KiB --set training.qat.steps=3000
+      quantunet train configs/isbi_em.yaml --data isbi2012_em --out runs/em
+      quantunet train --resume --out runs/em
+    """
+    overrides = _parse_settings(set_)
+    if data is not None:
+        overrides["data.path"] = str(data if data == PHANTOM else require_path(data))
+    if budget is not None:
+        overrides["budget"] = budget
+    chosen = _choose_config(config, data, overrides)
+    folder = out or (Path("runs") / chosen.name if chosen else None)
+    if resume:
+        if folder is None or not (folder / "config.yaml").exists():
+            raise UserError(f"--resume: {folder or '--out'} holds no run: name its folder with --out")
+        saved = load_config(folder / "config.yaml")
+        if chosen is not None and chosen != saved:
+            raise UserError(f"--resume: the configuration differs from {folder / 'config.yaml'}: leave it out to go on")
+        chosen = saved
+    if chosen is None or folder is None:
+        raise UserError("nothing to train: give a configuration, or --data FOLDER with images and masks")
+    _run(chosen, folder, resume, json_output)
+
+
+def data(
+    path: Path = typer.Argument(..., help="Folder of images and masks, or 'phantom'."),
+    config: Path | None = typer.Option(None, help="YAML configuration whose data section says how to read it."),
+    set_: list[str] = typer.Option([], "--set", help="A key of the data section, as key=value; repeatable."),
+    picture: Path | None = typer.Option(None, help="Where to write examples as a picture; default: a temporary file."),
+    json_output: bool = typer.Option(False, "--json", help="Print everything as JSON."),
+) -> None:
+    """Print what is there, what is wrong with it, and the split it would get.
+
+    \b
+    Examples:
+      quantunet data my_images
+      quantunet data my_images --picture examples.png --set case_pattern='(patient[0-9]+)_'
+    """
+    overrides = {f"data.{key.removeprefix('data.')}": value for key, value in _parse_settings(set_).items()}
+    overrides["data.path"] = str(path)
+    data_config: DataConfig = (load_config(config, overrides) if config else build_config({}, overrides)).data
+    dataset = read_dataset(data_config)
+    problems = list(dataset.problems)
+    split = None
+    try:
+        split = split_cases(dataset, data_config.split)
+        problems += check_no_leak(dataset, split)
+    except UserError as error:
+        problems.append(str(error))
+    found = describe(dataset, split) | {"problems": problems}
+    where = picture or Path(tempfile.mkdtemp(prefix="quantunet-")) / "examples.png"
+    found["picture"] = str(write_examples_picture(dataset, where))
+    if json_output:
+        print_json(found)
+        return
+    _print_description(found)
+
+
+def _print_description(found: dict[str, Any]) -> None:
+    plain = [[key, _short(value)] for key, value in found.items() if key not in ("problems", "split", "parts")]
+    print_table("data", ["what", "value"], plain)
+    for part, content in (found.get("split") or {}).items():
+        console.print(f"{part}: {_short(content)}")
+    for problem in found["problems"]:
+        console.print(f"problem: {problem}")
+    if not found["problems"]:
+        console.print("no problems found")
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(f"{k}: {_short(v)}" for k, v in value.items()) if isinstance(value, dict) else None
+    if isinstance(value, float):
+        text = f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        shown = ", ".join(_short(item) for item in value[:6])
+        text = shown + (f", … ({len(value)})" if len(value) > 6 else "")
+    return str(value) if text is None else text
+
+
+def _choose_config(config: Path | None, data: Path | None, overrides: dict[str, Any]) -> Config | None:
+    if config is not None:
+        return load_config(config, overrides)
+    if data is not None:
+        name = "".join(letter if letter.isalnum() or letter in "_.-" else "_" for letter in data.resolve().name)
+        return build_config({"name": name or "run"}, overrides)
+    if overrides:
+        raise UserError("--set and --budget need a configuration or --data")
+    return None
+
+
+def _parse_settings(settings: list[str]) -> dict[str, Any]:
+    parsed = {}
+    for setting in settings:
+        key, separator, value = setting.partition("=")
+        if not separator or not key:
+            raise UserError(f"--set {setting!r} is not of the form key=value")
+        try:
+            parsed[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"--set {setting!r}: the value is no YAML") from None
+    return parsed
+
+
+def _free_folder(path: Path) -> Path:
+    number = 2
+    while (path.parent / f"{path.name}_{number}").exists():
+        number += 1
+    return path.parent / f"{path.name}_{number}"
+
+
+def _run(config: Config, folder: Path, resume: bool, json_output: bool) -> None:
+    try:
+        from quantunet.pipeline import run_training  # torch takes seconds to import: only here
+    except ModuleNotFoundError as error:
+        raise UserError(f"training needs {error.name}: pip install 'quantunet[train]'") from None
+    messages = Console(stderr=True, highlight=False) if json_output else console
+    messages.print(f"run folder {folder}")
+    summary = run_training(config, folder, resume=resume, console=messages)
+    if json_output:
+        print_json(summary)
+        return
+    print_results(summary)
+    for backend, counts in summary.get("proof", {}).get("backends", {}).items():
+        console.print(f"proof, {backend}: {counts['differing']} of {counts['compared']:,} codes differ")
+    console.print(f"report: {folder / 'report.html'}")

@@ -1,0 +1,322 @@
+"""The main job, end to end: data -> training -> integer model -> proof -> evaluation -> report, in one run folder."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from rich.console import Console
+
+from quantunet import __version__
+from quantunet.backends.c_build import has_compiler
+from quantunet.backends.c_verify import verify_c
+from quantunet.data.config import PHANTOM
+from quantunet.data.manifest import check_no_leak, manifest
+from quantunet.data.normalize import normalize, pad_to_multiple, resolve, unpad
+from quantunet.data.read import read_dataset
+from quantunet.data.sample import Dataset, Sample
+from quantunet.data.split import Split, part_samples, split_cases
+from quantunet.evaluate import Evaluation, differing_pixels, evaluate_cases, trivial_evaluation
+from quantunet.fake_quant_proof import compare_codes
+from quantunet.integer_model import MODEL_FILE, IntegerModel, stack_by_case
+from quantunet.ir import ranges
+from quantunet.ir.graph import IntegerGraph
+from quantunet.ir.layer_table import layer_table, totals
+from quantunet.ir.packed_file import encode_model, payload_and_header_bytes, write_model
+from quantunet.lower import lower
+from quantunet.nn.unet import UNet
+from quantunet.report.page import write_report
+from quantunet.train.batches import build_training_set
+from quantunet.train.config import Config, to_yaml
+from quantunet.train.loop import MeasureFile, Trained, TrainingData, ValidationCase, predict_mask, train
+from quantunet.train.run_dir import RunDir
+
+Labels = NDArray[np.uint8]
+EXAMPLES = 3
+"""Test images in the report: best, median, worst."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A dataset, its split, and the normalisation measured on its training part."""
+
+    dataset: Dataset
+    split: Split
+    normalization: dict[str, Any]
+    parts: Mapping[str, Sequence[Sample]]
+
+
+def prepare_data(config: Config) -> Prepared:
+    """Read, split, check for leaks, measure the normalisation.
+
+    Raises:
+        UserError: as the readers, the split and the leak check.
+    """
+    dataset = read_dataset(config.data)
+    split = split_cases(dataset, config.data.split)
+    check_no_leak(dataset, split)
+    parts = part_samples(dataset, split, config.data)
+    return Prepared(dataset, split, resolve(config.data.normalization, parts["train"]), parts)
+
+
+def run_training(config: Config, out: Path, *, resume: bool, console: Console) -> dict[str, Any]:
+    """Do the main job in folder ``out``; return the summary that is also written there.
+
+    Raises:
+        UserError: if data, configuration or folder are wrong.
+    """
+    started = time.monotonic()
+    data = prepare_data(config)
+    fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)
+    if config.devices > 1:
+        fabric.launch()
+    run = RunDir(out, resume=resume)
+    try:
+        if not (out / "config.yaml").exists():
+            run.write_text("config.yaml", to_yaml(config))
+        run.write_json("environment.json", describe_environment(config, data))
+        for problem in data.dataset.problems:
+            console.print(f"note: {problem}", highlight=False)
+        trained = train(config, _training_data(config, data), run, fabric, _file_measure(data, config), console)
+        return _finish(config, data, trained, run, console, started)
+    finally:
+        run.close()
+
+
+def _training_data(config: Config, data: Prepared) -> TrainingData:
+    images = [normalize(sample.image, data.normalization) for sample in data.parts["train"]]
+    masks = [_mask(sample) for sample in data.parts["train"]]
+    multiple = 2 ** (config.network.levels - 1)
+    cases: dict[str, list[Sample]] = {}
+    for sample in data.parts["validation"]:
+        cases.setdefault(sample.case_id, []).append(sample)
+    validation = []
+    for samples in cases.values():
+        padded, padding = zip(
+            *(pad_to_multiple(normalize(s.image, data.normalization), multiple) for s in samples), strict=True
+        )
+        top, bottom, left, right = padding[0]
+        height, width = padded[0].shape[1:]
+        box = (slice(top, height - bottom), slice(left, width - right))
+        validation.append(ValidationCase(np.stack(padded), np.stack([_mask(s) for s in samples]), box))
+    return TrainingData(
+        build_training_set(images, masks), validation, data.dataset.channels, len(data.dataset.class_names)
+    )
+
+
+def _mask(sample: Sample) -> Labels:
+    assert sample.mask is not None, sample.name
+    return sample.mask
+
+
+def _metadata(data: Prepared, config: Config) -> dict[str, Any]:
+    """What the model file says of itself beside the graph: enough to use it without the run folder."""
+    height, width = data.parts["test"][0].image.shape[1:]
+    multiple = 2 ** (config.network.levels - 1)
+    return {
+        "name": config.name,
+        "normalization": data.normalization,
+        "class_names": list(data.dataset.class_names),
+        "class_values": [list(values) for values in data.dataset.class_values],
+        "image_size": [height + -height % multiple, width + -width % multiple],
+    }
+
+
+def _file_measure(data: Prepared, config: Config) -> MeasureFile:
+    metadata = _metadata(data, config)
+    return lambda network: len(encode_model(lower(network, metadata)))
+
+
+def _finish(
+    config: Config, data: Prepared, trained: Trained, run: RunDir, console: Console, started: float
+) -> dict[str, Any]:
+    """Lower, write, evaluate on the test cases (the only use of them), prove, report."""
+    test = data.parts["test"]
+    predictions = {"float": _predict(trained.float_network, test, data)}
+    graph = None
+    proof: dict[str, Any] = {"backends": {}, "accumulators": []}
+    if trained.quantized is not None:
+        console.print("lowering to integers, evaluating on the test cases, proving …")
+        graph = lower(trained.quantized, _metadata(data, config))
+        write_model(graph, run.path / MODEL_FILE)
+        model = IntegerModel.load(run.path)
+        predictions["fake_quantized"] = _predict(trained.quantized.double(), test, data)
+        predictions["integer"] = model.predict_cases(test)
+        proof = prove(model, trained.quantized, test, data.normalization)
+    truths = stack_by_case(test, _mask)
+    spacing = {sample.case_id: sample.spacing_mm for sample in test}
+    names = data.dataset.class_names
+    evaluations = {name: evaluate_cases(masks, truths, names, spacing) for name, masks in predictions.items()}
+    evaluations["trivial"] = trivial_evaluation(truths, names, spacing)
+    run.write_json("evaluation.json", {name: evaluation.to_json() for name, evaluation in evaluations.items()})
+
+    summary = _summary(config, data, trained, evaluations, predictions, graph, run.path)
+    summary["proof"] = proof
+    summary["time_s"] = {**trained.time_s, "qat": trained.time_s.get("qat", 0.0) + trained.time_s.get("finetune", 0.0)}
+    summary["time_s"]["total"] = time.monotonic() - started
+    run.write_json("summary.json", summary)
+    _save_examples(run.path / "examples.npz", test, predictions, evaluations)
+    write_report(run.path)
+    return summary
+
+
+def _predict(network: UNet, samples: Sequence[Sample], data: Prepared) -> dict[str, Labels]:
+    def mask_of(sample: Sample) -> Labels:
+        padded, padding = pad_to_multiple(normalize(sample.image, data.normalization), network.size_multiple)
+        return unpad(predict_mask(network, padded), padding)
+
+    return stack_by_case(samples, mask_of)
+
+
+def prove(
+    model: IntegerModel, network: UNet | None, samples: Sequence[Sample], normalization: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Counts of codes compared and differing by backend, on ``samples``, and the bounds of every accumulator."""
+    backends: dict[str, Any] = {}
+    if network is not None:
+        multiple = model.graph.size_multiple()
+        images = (pad_to_multiple(normalize(s.image, normalization), multiple)[0] for s in samples)
+        backends["fake_quantized"] = asdict(compare_codes(network, model.graph, images))
+    if has_compiler():
+        backends["c"] = asdict(verify_c(model.graph, [model.codes(sample.image)[0] for sample in samples]))
+    accumulators = [
+        {"name": proof.name, "bit_width": proof.bit_width, "low": proof.low, "high": proof.high}
+        for proof in ranges.prove(model.graph)
+    ]
+    return {"backends": backends, "accumulators": accumulators}
+
+
+def _summary(
+    config: Config,
+    data: Prepared,
+    trained: Trained,
+    evaluations: Mapping[str, Evaluation],
+    predictions: Mapping[str, Mapping[str, Labels]],
+    graph: IntegerGraph | None,
+    folder: Path,
+) -> dict[str, Any]:
+    samples = data.dataset.samples
+    summary: dict[str, Any] = {
+        "name": config.name,
+        "data": {
+            "name": data.dataset.name,
+            "cases": {part: len(getattr(data.split, key)) for part, key in SUMMARY_PARTS.items()},
+            "images": {part: len(data.parts[key]) for part, key in SUMMARY_PARTS.items()},
+            "foreground_fraction": float(np.mean([(_mask(sample) > 0).mean() for sample in samples])),
+            "class_names": list(data.dataset.class_names),
+        },
+        "float": evaluations["float"].summary(),
+        "trivial": evaluations["trivial"].summary(),
+    }
+    if graph is None:
+        return summary
+    float32_bytes = 4 * sum(parameter.numel() for parameter in trained.float_network.parameters())
+    height, width = graph.metadata["image_size"]
+    rows = layer_table(graph, height, width)
+    whole = totals(graph, rows, height, width)
+    file_bytes = (folder / MODEL_FILE).stat().st_size
+    payload, header = payload_and_header_bytes(folder / MODEL_FILE)
+    differing = differing_pixels(predictions["fake_quantized"], predictions["integer"])
+    pixels = evaluations["integer"].pixels
+    return summary | {
+        "quantized": evaluations["integer"].summary() | {"differing_pixels": differing, "pixels": pixels},
+        "fake_quantized": evaluations["fake_quantized"].summary(),
+        "bit_width": {
+            "weights_by_layer": whole.weight_bits_by_layer,
+            "weights_by_parameter": whole.weight_bits_by_parameter,
+            "activations": whole.activation_bits,
+            "layers": [asdict(row) | {"weight": row.weight_bits, "activation": row.activation_bits} for row in rows],
+        },
+        "size": {
+            "float32_bytes": float32_bytes,
+            "packed_weight_bytes": whole.packed_weight_bytes,
+            "model_file_bytes": file_bytes,
+            "payload_bytes": payload,
+            "header_bytes": header,
+            "ratio": float32_bytes / file_bytes,
+            "budget": config.budget,
+        },
+        "cost": {
+            "macs": whole.macs,
+            "bops": whole.bops,
+            "peak_activation_bytes": whole.peak_activation_bytes,
+            "image": [height, width],
+        },
+    }
+
+
+SUMMARY_PARTS = {"train": "train", "val": "validation", "test": "test"}
+
+
+def _save_examples(
+    path: Path,
+    samples: Sequence[Sample],
+    predictions: Mapping[str, Mapping[str, Labels]],
+    evaluations: Mapping[str, Evaluation],
+) -> None:
+    """The best, median and worst test case by Dice of the deployed model, each by its slice with most foreground."""
+    deployed = "integer" if "integer" in predictions else "float"
+    ranked = sorted(evaluations[deployed].cases, key=lambda case: -case.mean("dice"))
+    picks = [ranked[i] for i in dict.fromkeys((0, len(ranked) // 2, len(ranked) - 1))][:EXAMPLES]
+    arrays: dict[str, Any] = {"names": np.array([case.case_id for case in picks])}
+    float_dice = {case.case_id: case.mean("dice") for case in evaluations["float"].cases}
+    for i, case in enumerate(picks):
+        own = [sample for sample in samples if sample.case_id == case.case_id]
+        position = int(np.argmax([_mask(sample).astype(bool).sum() for sample in own]))
+        image = own[position].image
+        arrays |= {
+            f"image_{i}": image[len(image) // 2],
+            f"truth_{i}": _mask(own[position]),
+            f"float_{i}": predictions["float"][case.case_id][position],
+            f"integer_{i}": predictions[deployed][case.case_id][position],
+            f"dice_float_{i}": float_dice[case.case_id],
+            f"dice_integer_{i}": case.mean("dice"),
+        }
+    np.savez_compressed(path, **arrays)
+
+
+def describe_environment(config: Config, data: Prepared) -> dict[str, Any]:
+    """Versions, commit, machine, seed, and the data manifest with content hashes."""
+    packages = {}
+    for name in ("torch", "numpy", "scipy", "brevitas", "lightning-fabric", "safetensors", "nibabel", "tifffile"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = None
+    return {
+        "quantunet": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "packages": packages,
+        "seed": config.seed,
+        "built_in_data": config.data.path == PHANTOM,
+        "data": manifest(data.dataset, data.split),
+    }
+
+
+def _commit() -> str | None:
+    here = Path(__file__).parent
+    result = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return result.stdout.strip() or None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
