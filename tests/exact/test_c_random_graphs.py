@@ -18,6 +18,7 @@ from quantunet.ir import interpreter
 from quantunet.ir.graph import ConvTranspose2d, UpsampleBilinear2d, UpsampleNearest2d
 
 GRAPHS = 240
+FLAGS = ("-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all")  # undefined behaviour aborts the test
 pytestmark = pytest.mark.skipif(not has_compiler(), reason="no C compiler")
 
 
@@ -31,7 +32,7 @@ def test_c_equals_the_interpreter_on_random_graphs(
     for first, tiling in ((0, SMALL), (GRAPHS * 3 // 4, FAST)):
         last = GRAPHS * 3 // 4 if tiling is SMALL else GRAPHS
         batch = [(graphs[k], *inputs[k].shape[2:]) for k in range(first, last)]
-        engines = build_engines(batch, tiling, ("-O1", "-DQN_TRACE=qn_engine_show"))
+        engines = build_engines(batch, tiling, FLAGS)
         for (graph, _, _), codes, engine in zip(batch, inputs[first:last], engines, strict=True):
             expected, traced = interpreter.trace(graph, codes), engine.trace(codes)
             for name, tensor in traced.items():

@@ -42,6 +42,17 @@ def find_compiler() -> list[str]:
     return words
 
 
+def accepts(flag: str) -> bool:
+    """Whether the compiler knows ``flag``."""
+    return _accepts(tuple(find_compiler()), flag)
+
+
+@cache
+def _accepts(command: tuple[str, ...], flag: str) -> bool:
+    line = [*command, "-Werror", flag, "-c", "-x", "c", "-o", os.devnull, "-"]
+    return subprocess.run(line, input="int x;\n", capture_output=True, text=True).returncode == 0
+
+
 def has_compiler() -> bool:
     """Whether a C compiler is there."""
     try:

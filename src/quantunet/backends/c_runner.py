@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantunet.backends.c_build import CompilerMissing, build_library, has_compiler, runtime_files
+from quantunet.backends.c_build import CompilerMissing, accepts, build_library, has_compiler, runtime_files
 from quantunet.backends.c_model import (
     CModel,
     code_dtype,
@@ -38,7 +38,7 @@ __all__ = [
     "verify_c",
 ]
 
-FLAGS = ("-O3", "-march=native", "-DQN_TRACE=qn_engine_show")
+TRACE_FLAG = "-DQN_TRACE=qn_engine_show"
 
 _SHIM = """#include <stddef.h>
 #include <stdint.h>
@@ -83,7 +83,7 @@ class CEngine:
     ) -> None:
         self._model = model or lay_out(graph, height, width, tiling)
         self._graph = graph
-        path = library or build_library(_library_files([self._model]), FLAGS)
+        path = library or build_library(_library_files([self._model]), _fast_flags())
         self._library, self._lock = _open_library(str(path))
         self._run = self._library[f"{self._model.prefix}_run"]
         self._run.argtypes, self._run.restype = [ctypes.c_void_p, ctypes.c_void_p], ctypes.c_int
@@ -149,14 +149,19 @@ class CEngine:
 
 
 def build_engines(
-    sized_graphs: Sequence[tuple[IntegerGraph, int, int]], tiling: Tiling = FAST, flags: Sequence[str] = FLAGS
+    sized_graphs: Sequence[tuple[IntegerGraph, int, int]], tiling: Tiling = FAST, flags: Sequence[str] | None = None
 ) -> list[CEngine]:
     """Engines of many (graph, height, width), compiled into one library: far faster than one by one."""
     models = [
         lay_out(graph, height, width, tiling, f"m{index}") for index, (graph, height, width) in enumerate(sized_graphs)
     ]
-    library = build_library(_library_files(models), flags)
+    library = build_library(_library_files(models), _fast_flags() if flags is None else [*flags, TRACE_FLAG])
     return [CEngine(model.graph, model.height, model.width, model=model, library=library) for model in models]
+
+
+def _fast_flags() -> list[str]:
+    native = ["-march=native"] if accepts("-march=native") else []
+    return ["-O3", *native, TRACE_FLAG]
 
 
 def _library_files(models: Sequence[CModel]) -> dict[str, str]:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from quantunet.backends.c_build import (
     SANITIZERS,
     CompilerError,
+    accepts,
     compile_sources,
-    find_compiler,
     runtime_files,
     write_files,
 )
@@ -122,7 +122,7 @@ def float_free(out_dir: str | Path) -> FloatCheck:
         work = Path(name)
         shutil.copytree(out_dir, work, dirs_exist_ok=True)
         flags, method = ["-O2", "-mgeneral-regs-only"], "compiled with -O2 -mgeneral-regs-only"
-        if not _accepts("-mgeneral-regs-only"):
+        if not accepts("-mgeneral-regs-only"):
             flags, method = ["-O2"], "compiled with -O2 (the compiler has no -mgeneral-regs-only)"
         for source in sources:
             try:
@@ -138,11 +138,6 @@ def float_free(out_dir: str | Path) -> FloatCheck:
     lines = [line for line in listing.splitlines() if re.match(r"\s+[0-9a-f]+:\s", line)]
     found = tuple(line.strip() for line in lines if _FLOAT_OPERAND.search(line) or _FLOAT_SYMBOL.search(line))
     return FloatCheck(f"{method}; {len(lines)} disassembled lines searched", len(lines), found)
-
-
-def _accepts(flag: str) -> bool:
-    command = [*find_compiler(), flag, "-c", "-x", "c", "-o", os.devnull, "-"]
-    return subprocess.run(command, input="int x;\n", capture_output=True, text=True).returncode == 0
 
 
 def _compile_program(model: CModel, folder: Path, sanitize: bool) -> Path:
