@@ -44,6 +44,8 @@ from quantunet.train.run_dir import RunDir
 Labels = NDArray[np.uint8]
 EXAMPLES = 3
 """Test images in the report: best, median, worst."""
+SANITIZED_IMAGES = 2
+"""The C code is compared on all test images, and on so many also under address and undefined-behaviour sanitizers."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,9 @@ def prove(
         images = (pad_to_multiple(normalize(s.image, normalization), multiple)[0] for s in samples)
         backends["fake_quantized"] = asdict(compare_codes(network, model.graph, images))
     if has_compiler():
-        backends["c"] = asdict(verify_c(model.graph, [model.codes(sample.image)[0] for sample in samples]))
+        codes = [model.codes(sample.image)[0] for sample in samples]
+        backends["c"] = asdict(verify_c(model.graph, codes, sanitize=False))
+        backends["c_sanitized"] = asdict(verify_c(model.graph, codes[:SANITIZED_IMAGES]))
     accumulators = [
         {"name": proof.name, "bit_width": proof.bit_width, "low": proof.low, "high": proof.high}
         for proof in ranges.prove(model.graph)

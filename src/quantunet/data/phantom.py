@@ -62,11 +62,11 @@ def write_phantom(folder: Path, cases: int = 40, slices: int = 4, size: int = 12
 
 def _draw_case(rng: np.random.Generator, slices: int, size: int) -> list[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
     rows, columns = np.mgrid[0:size, 0:size] / size
-    bias = _smooth_field(rng, size, size / 3) * 22 + (rows - 0.5) * rng.uniform(-50, 20)
+    bias = _smooth_field(rng, size, size / 3) * 18 + (rows - 0.5) * rng.uniform(-45, 20)
     texture = _smooth_field(rng, size, 3) * 7
-    lesions = [_Lesion(rng) for _ in range(rng.choice(4, p=[0.1, 0.45, 0.3, 0.15]))]
+    lesions = [_Lesion(rng) for _ in range(rng.choice(4, p=[0.06, 0.44, 0.32, 0.18]))]
     vessels = [_Vessel(rng) for _ in range(rng.integers(2, 5))]
-    speckle, blur_px = rng.uniform(0.08, 0.16), rng.uniform(0.6, 1.1)
+    speckle, blur_px = rng.uniform(0.07, 0.14), rng.uniform(0.6, 1.1)
     pictures = []
     for index in range(slices):
         drift = (index - (slices - 1) / 2) / max(1, slices)
@@ -93,11 +93,11 @@ class _Lesion:
 
     def __init__(self, rng: np.random.Generator):
         self.centre = rng.uniform(0.2, 0.8, 2)
-        self.radius = rng.uniform(0.08, 0.2)
+        self.radius = rng.uniform(0.08, 0.21)
         self.stretch = rng.uniform(0.65, 1.0)
         self.angle = rng.uniform(0, np.pi)
         self.harmonics = [(k, rng.normal(0, 0.22 / k), rng.uniform(0, 2 * np.pi)) for k in range(2, 7)]
-        self.contrast = float(rng.choice([-1, 1]) * rng.uniform(28, 55))
+        self.contrast = float(rng.choice([-1, 1]) * rng.uniform(36, 66))
         self.grain = rng.uniform(2, 12)
         self.motion = rng.uniform(-0.05, 0.05, 2)
         self.growth = rng.uniform(-0.35, 0.35)

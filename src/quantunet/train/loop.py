@@ -153,7 +153,8 @@ def _run_phase(
         optimizer.load_state_dict(saved["optimizer"])
         if controller is not None:
             controller = BudgetController(**saved["controller"])
-    run.forget_metrics_after(first_step + first)
+    if fabric.is_global_zero:
+        run.forget_metrics_after(first_step + first)
     module, optimizer = fabric.setup(network, optimizer)
     started = time.monotonic() - elapsed
     bit_loss_weight = config.bit_loss.fixed_weight or 0.0

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.tensorboard.writer import SummaryWriter
 
 from quantunet.errors import UserError
 
@@ -56,6 +57,7 @@ class RunDir:
             raise UserError(
                 f"run folder {path}: another process is training in it: choose another with --out"
             ) from None
+        self._board: SummaryWriter | None = None
         if not resume and (path / "config.yaml").exists():
             raise UserError(
                 f"run folder {path}: holds a run already: continue it with --resume, or choose another --out"
@@ -63,6 +65,8 @@ class RunDir:
 
     def close(self) -> None:
         """Let other processes write here."""
+        if self._board is not None:
+            self._board.close()
         self._lock.close()
 
     def write_text(self, name: str, text: str) -> Path:
@@ -95,12 +99,19 @@ class RunDir:
             raise UserError(f"checkpoint {path}: is damaged ({type(error).__name__}): start a new run") from None
 
     def log(self, record: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
+        """Append one line to metrics.jsonl, and its numbers to TensorBoard under the name of their phase."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(_finite(record)) + "\n")
+        if self._board is not None:
+            for key, value in record.items():
+                if isinstance(value, int | float) and key != "step":
+                    self._board.add_scalar(f"{record['phase']}/{key}", value, record["step"])
 
     def forget_metrics_after(self, step: int) -> None:
         """Drop the lines that a killed run wrote after its last checkpoint; they will be written again."""
+        if self._board is not None:
+            self._board.close()
+        self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step)
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return
