@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from quantunet.atomic_file import write_atomically
 from quantunet.data.config import DataConfig, SplitConfig
 from quantunet.data.sample import PARTS, Dataset, Part, Sample
 from quantunet.errors import UserError
@@ -103,7 +104,7 @@ def _fill(dataset: Dataset, chosen: dict[Part, tuple[str, ...]], config: SplitCo
 
 def write_split(split: Split, path: Path) -> None:
     """The split as JSON, readable by ``SplitConfig.file``."""
-    path.write_text(json.dumps(asdict(split), indent=2) + "\n", encoding="utf-8")
+    write_atomically(path, (json.dumps(asdict(split), indent=2) + "\n").encode("utf-8"))
 
 
 def _read_split(path: Path) -> dict[Part, tuple[str, ...]]:

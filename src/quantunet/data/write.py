@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from quantunet.atomic_file import partial_file
 from quantunet.data.image_file import JPEG, PICTURES, TIFF
 from quantunet.data.nifti_file import is_nifti, nifti_stem, read_volume
 from quantunet.errors import UserError
@@ -56,8 +56,7 @@ def write_masks(
         target = folder / f"{source.stem}{suffix}{'.png' if source.suffix.lower() in JPEG else source.suffix}"
     if target.resolve() == source.resolve():
         raise UserError(f"{target}: would overwrite the image itself: choose another folder")
-    partial = folder / f".partial-{os.getpid()}-{target.name}"
-    try:
+    with partial_file(target) as partial:
         if is_nifti(source):
             _write_nifti(partial, source, masks)
         elif source.suffix.lower() in TIFF:
@@ -66,9 +65,6 @@ def write_masks(
             _write_picture(partial, source, masks)
         else:
             raise UserError(f"{source}: unknown kind of image: PNG, JPEG, TIFF, BMP or NIfTI (.nii, .nii.gz)")
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
     return target
 
 
