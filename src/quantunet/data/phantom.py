@@ -1,7 +1,7 @@
 """A built-in phantom: drawn lesions in a speckled, unevenly lit picture, for demos and tests without data.
 
-Made so that no threshold finds the lesions: their contrast has either sign, the illumination varies more than
-they do, and bright vessels and dark shadows that are not lesions lie about. What tells a lesion is its closed,
+Made so that no threshold finds the lesions: their contrast has either sign, the illumination varies as much as
+they do, and bright and dark vessels that are no lesions lie about. What tells a lesion is its closed,
 smooth, compact shape and its local texture.
 """
 
@@ -113,7 +113,7 @@ class _Lesion:
 
 
 class _Vessel:
-    """A long, thin, bent band, brighter or darker than any lesion: a distractor."""
+    """A long, thin, bent band, as bright or as dark as a lesion: a distractor."""
 
     def __init__(self, rng: np.random.Generator):
         self.offset, self.angle = rng.uniform(-0.45, 0.45), rng.uniform(0, np.pi)
