@@ -50,7 +50,7 @@ def run_dir(tmp_path_factory) -> Path:
 def page(run_dir: Path) -> str:
     path = write_report(run_dir)
     assert path == run_dir / "report.html"
-    assert not (run_dir / "report.html.tmp").exists()
+    assert not list(run_dir.glob(".partial-*"))
     return path.read_text(encoding="utf-8")
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from quantunet.atomic_file import write_atomically
 from quantunet.errors import UserError
 from quantunet.ir import ranges
 from quantunet.ir.graph import GraphError, IntegerGraph
@@ -36,7 +37,7 @@ def write_model(graph: IntegerGraph, path: Path | str) -> int:
     path = Path(path)
     data = encode_model(graph)
     try:
-        _write_atomically(path, data)
+        write_atomically(path, data)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}): choose another place") from None
     return len(data)
@@ -205,16 +206,3 @@ def _read_bounded(path: Path) -> bytes:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}): give a model.safetensors") from None
     raise UserError(f"{path}: {size} bytes are too many for a quantunet model: give a model.safetensors")
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # the same folder, so that the rename is atomic
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

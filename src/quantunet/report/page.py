@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from quantunet.atomic_file import write_atomically
 from quantunet.report import figures, tables
 from quantunet.report.run_files import Example, RunFiles, read_run_files
 from quantunet.report.tables import count, exact_size, interval, number, size
@@ -22,12 +22,7 @@ def write_report(run_dir: Path) -> Path:
     """
     page = render_page(read_run_files(run_dir))
     path = run_dir / "report.html"
-    temporary = run_dir / "report.html.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(page)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_atomically(path, page.encode("utf-8"))
     return path
 
 

@@ -5,33 +5,16 @@ from __future__ import annotations
 import fcntl
 import io
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from quantunet.atomic_file import write_atomically
 from quantunet.errors import UserError
 
 RESUME_FILE = "checkpoints/resume.pt"
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data``: after a crash at any moment it holds the old bytes or the new ones."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 class RunDir:
@@ -71,8 +54,13 @@ class RunDir:
 
     def write_text(self, name: str, text: str) -> Path:
         """Write one text file."""
-        write_atomically(self.path / name, text.encode("utf-8"))
-        return self.path / name
+        return self._write(name, text.encode("utf-8"))
+
+    def _write(self, name: str, data: bytes) -> Path:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)  # checkpoints/
+        write_atomically(path, data)
+        return path
 
     def write_json(self, name: str, content: Any) -> Path:
         """Write one JSON file; numbers that are not finite become null."""
@@ -82,7 +70,7 @@ class RunDir:
         """Write tensors and plain values, loadable with ``weights_only=True``."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        write_atomically(self.path / name, buffer.getvalue())
+        self._write(name, buffer.getvalue())
 
     def load_tensors(self, name: str) -> dict[str, Any] | None:
         """What ``save_tensors`` wrote, or None.
