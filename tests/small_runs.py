@@ -1,0 +1,85 @@
+"""Tiny trainings for tests: a small phantom in a folder, a configuration of a few steps, the command line in process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantunet.data.phantom import write_phantom
+
+CASE_PATTERN = "(phantom_[0-9]+)"
+
+SETTINGS: dict[str, Any] = {
+    "network": {"base_channels": 2, "levels": 2},
+    "budget": "4bit",
+    "training": {
+        "batch_size": 2,
+        "crop_px": 32,
+        "validate_every": 5,
+        "checkpoint_every": 4,
+        "float_phase": {"steps": 12, "learning_rate": 1.0e-2},
+        "qat": {"steps": 14, "learning_rate": 5.0e-3},
+        "finetune": {"steps": 8},
+    },
+    "accelerator": "cpu",
+}
+"""One or two seconds of training."""
+
+
+def write_small_data(folder: Path, cases: int = 7, slices: int = 1, size: int = 40) -> Path:
+    """Images and masks of the phantom, a few small ones."""
+    return write_phantom(folder, cases=cases, slices=slices, size=size)
+
+
+def write_settings(path: Path, data: Path, **changes: Any) -> Path:
+    """A configuration file of ``SETTINGS``, with top-level keys replaced by ``changes``."""
+    content = {"name": "small", "data": {"path": str(data), "case_pattern": CASE_PATTERN}, **SETTINGS, **changes}
+    path.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
+    return path
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of ``quantunet ARGUMENTS``, run in this process."""
+    from quantunet.cli import main
+
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    code = stop.value.code
+    return (code if isinstance(code, int) else 0 if code is None else 1), out, err
+
+
+def one_line_error(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """The message of a user's mistake: status 2, exactly one line on stderr, nothing like a traceback."""
+    status, _, err = command(capsys, *arguments)
+    assert status == 2, (status, err)
+    assert err.startswith("error: "), err
+    assert err.count("\n") == 1, err
+    assert err.endswith("\n"), err
+    assert "Traceback" not in err
+    return err
+
+
+def subprocess_environment() -> dict[str, str]:
+    """One thread, so that sums are added in the same order in every process."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "COLUMNS": "120"}
+
+
+def run_command(*arguments: str | Path, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    """``quantunet ARGUMENTS`` in a process of its own."""
+    script = Path(sys.executable).parent / "quantunet"
+    return subprocess.run(
+        [script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout_s,
+        env=subprocess_environment(),
+    )
