@@ -15,13 +15,18 @@ def test_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
+def interrupted_write(path):
+    with partial_file(path) as partial:
+        assert (partial.suffix, partial.parent) == (path.suffix, path.parent)
+        partial.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+
 def test_an_error_within_keeps_the_old_bytes(tmp_path):
     path = tmp_path / "a.png"
     write_atomically(path, b"old")
-    with pytest.raises(KeyboardInterrupt), partial_file(path) as partial:
-        assert partial.suffix == ".png" and partial.parent == tmp_path
-        partial.write_bytes(b"half")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_write(path)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a.png"]
 

@@ -24,7 +24,7 @@ from quantunet.data.config import PHANTOM
 from quantunet.data.manifest import check_no_leak, manifest
 from quantunet.data.normalize import normalize, pad_to_multiple, resolve, unpad
 from quantunet.data.read import read_dataset
-from quantunet.data.sample import Dataset, Sample
+from quantunet.data.sample import Dataset, Part, Sample
 from quantunet.data.split import Split, part_samples, split_cases
 from quantunet.evaluate import Evaluation, differing_pixels, evaluate_cases, trivial_evaluation
 from quantunet.fake_quant_proof import compare_codes
@@ -55,7 +55,7 @@ class Prepared:
     dataset: Dataset
     split: Split
     normalization: dict[str, Any]
-    parts: Mapping[str, Sequence[Sample]]
+    parts: Mapping[Part, Sequence[Sample]]
 
 
 def prepare_data(config: Config) -> Prepared:
@@ -259,7 +259,7 @@ def _summary(
     }
 
 
-SUMMARY_PARTS = {"train": "train", "val": "validation", "test": "test"}
+SUMMARY_PARTS: Mapping[str, Part] = {"train": "train", "val": "validation", "test": "test"}
 
 
 def _save_examples(

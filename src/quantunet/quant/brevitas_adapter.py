@@ -8,6 +8,8 @@ and one scale a tensor. This is the only file that imports brevitas.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from brevitas.core.bit_width import BitWidthConst, BitWidthParameter
 from brevitas.core.function_wrapper import RoundSte, TensorClamp
@@ -36,6 +38,7 @@ class BrevitasQuantizer(Quantizer):
 
     last_scale: Tensor
     last_bit_width: Tensor
+    quant: Any  # RescalingIntQuant, whose parts are typed as nothing more than modules
 
     def __init__(
         self,

@@ -20,7 +20,8 @@ def build_float_network(config: NetworkConfig, in_channels: int, classes: int, s
     """A float U-Net with batch norm, initialised from ``seed``; ``classes`` counts the background."""
     torch.manual_seed(seed)
     network = UNet(in_channels, 1 if classes == 2 else classes, config.base_channels, config.levels, config.upsampling)
-    return network.to(memory_format=torch.channels_last)  # 1.3 to 1.4 x faster on a CPU
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - 1.3 to 1.4 x faster on a CPU
+    return network
 
 
 def build_quantized_network(float_network: UNet, config: QuantizerConfig, images: Iterable[Tensor]) -> UNet:
@@ -32,7 +33,7 @@ def build_quantized_network(float_network: UNet, config: QuantizerConfig, images
         lambda channels, axis: _build_quantizer(config, channels, axis, signed=True),
         lambda signed: _build_quantizer(config, None, 1, signed),
     )
-    network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     calibrate_(network, images)
     return network
 

@@ -21,117 +21,130 @@ class _Section(BaseModel):
 class NetworkConfig(_Section):
     """The U-Net."""
 
-    base_channels: int = Field(16, ge=1, le=128, description="channels at full resolution; they double by level")
-    levels: int = Field(4, ge=2, le=6, description="number of resolutions")
+    base_channels: int = Field(
+        default=16, ge=1, le=128, description="channels at full resolution; they double by level"
+    )
+    levels: int = Field(default=4, ge=2, le=6, description="number of resolutions")
     upsampling: Literal["nearest", "bilinear", "transposed"] = "nearest"
 
 
 class WidthConfig(_Section):
     """Bit widths of the weights, or of the activations."""
 
-    bit_width: int = Field(8, ge=1, le=8, description="width at the start; for `uniform`, the width")
-    min_bit_width: int = Field(1, ge=1, le=8)
-    max_bit_width: int = Field(8, ge=1, le=8)
+    bit_width: int = Field(default=8, ge=1, le=8, description="width at the start; for `uniform`, the width")
+    min_bit_width: int = Field(default=1, ge=1, le=8)
+    max_bit_width: int = Field(default=8, ge=1, le=8)
 
 
 class QuantizerConfig(_Section):
     """Which quantizer, and how its widths are learned."""
 
     name: Literal["learned", "brevitas", "uniform", "float"] = Field(
-        "learned", description="`learned`: ours; `brevitas`: QuantU-Net as published; `uniform`, `float`: baselines"
+        default="learned",
+        description="`learned`: ours; `brevitas`: QuantU-Net as published; `uniform`, `float`: baselines",
     )
     weight: WidthConfig = WidthConfig()
     activation: WidthConfig = WidthConfig()
-    per: Literal["channel", "layer"] = Field("channel", description="one width for each output channel, or layer")
+    per: Literal["channel", "layer"] = Field(
+        default="channel", description="one width for each output channel, or layer"
+    )
 
 
 class BitLossConfig(_Section):
     """The bit-width term of the loss."""
 
     weighting: Literal["parameters", "macs", "layers"] = Field(
-        "parameters", description="what a layer counts in the average: its weights, its MACs, or one"
+        default="parameters", description="what a layer counts in the average: its weights, its MACs, or one"
     )
     fixed_weight: float | None = Field(
-        None, ge=0, description="lambda of the paper (0.25); null: steered so that the budget is met"
+        default=None, ge=0, description="lambda of the paper (0.25); null: steered so that the budget is met"
     )
-    activation_share: float = Field(0.1, ge=0, description="weight of the activations' bits beside the weights' bits")
+    activation_share: float = Field(
+        default=0.1, ge=0, description="weight of the activations' bits beside the weights' bits"
+    )
 
 
 class LossConfig(_Section):
     """The segmentation part of the loss."""
 
-    bce: float = Field(1.0, ge=0, description="weight of (binary) cross-entropy")
-    dice: float = Field(1.0, ge=0, description="weight of soft Dice loss")
+    bce: float = Field(default=1.0, ge=0, description="weight of (binary) cross-entropy")
+    dice: float = Field(default=1.0, ge=0, description="weight of soft Dice loss")
 
 
 class PhaseConfig(_Section):
     """One phase of the training: AdamW under a cosine schedule with a short warm-up."""
 
-    steps: int = Field(400, ge=0, description="optimizer steps")
-    learning_rate: float = Field(5e-4, gt=0, description="peak")
-    patience: int | None = Field(None, ge=1, description="validations without a better Dice before it stops early")
+    steps: int = Field(default=400, ge=0, description="optimizer steps")
+    learning_rate: float = Field(default=5e-4, gt=0, description="peak")
+    patience: int | None = Field(
+        default=None, ge=1, description="validations without a better Dice before it stops early"
+    )
 
 
 class FloatConfig(PhaseConfig):
     """The float pre-training, with batch norm."""
 
-    steps: int = Field(1500, ge=0, description="optimizer steps")
-    learning_rate: float = Field(3e-3, gt=0, description="peak")
+    steps: int = Field(default=1500, ge=0, description="optimizer steps")
+    learning_rate: float = Field(default=3e-3, gt=0, description="peak")
 
 
 class QatConfig(PhaseConfig):
     """The phase in which weights, scales and widths train together."""
 
-    steps: int = Field(1500, ge=0, description="optimizer steps")
-    learning_rate: float = Field(1.5e-3, gt=0, description="peak")
+    steps: int = Field(default=1500, ge=0, description="optimizer steps")
+    learning_rate: float = Field(default=1.5e-3, gt=0, description="peak")
     width_learning_rate: float | None = Field(
-        None, gt=0, description="Adam's, for widths and exponents; null: fast enough for the descent"
+        default=None, gt=0, description="Adam's, for widths and exponents; null: fast enough for the descent"
     )
-    descent: float = Field(0.6, gt=0, le=1, description="share of the steps over which the target falls to the budget")
+    descent: float = Field(
+        default=0.6, gt=0, le=1, description="share of the steps over which the target falls to the budget"
+    )
 
 
 class AugmentationConfig(_Section):
     """Random changes to training crops."""
 
     flip: bool = True
-    rotate_degrees: float = Field(180.0, ge=0, le=180)
-    scale: float = Field(0.15, ge=0, lt=1, description="zoom by a factor up to 1 + scale, and its inverse")
-    elastic_px: float = Field(6.0, ge=0, description="largest displacement, on a smooth random field")
-    brightness: float = Field(0.15, ge=0, description="added, in units of the normalised image")
-    contrast: float = Field(0.15, ge=0, lt=1, description="relative")
-    noise: float = Field(0.05, ge=0, description="standard deviation, in units of the normalised image")
+    rotate_degrees: float = Field(default=180.0, ge=0, le=180)
+    scale: float = Field(default=0.15, ge=0, lt=1, description="zoom by a factor up to 1 + scale, and its inverse")
+    elastic_px: float = Field(default=6.0, ge=0, description="largest displacement, on a smooth random field")
+    brightness: float = Field(default=0.15, ge=0, description="added, in units of the normalised image")
+    contrast: float = Field(default=0.15, ge=0, lt=1, description="relative")
+    noise: float = Field(default=0.05, ge=0, description="standard deviation, in units of the normalised image")
 
 
 class TrainingConfig(_Section):
     """What all phases share."""
 
-    batch_size: int = Field(8, ge=1, description="crops by step, over all processes together")
-    crop_px: int = Field(128, ge=16, description="side of a square training crop")
-    foreground_share: float = Field(0.5, ge=0, le=1, description="share of the crops centred on foreground")
-    weight_decay: float = Field(1e-4, ge=0, description="of weights only; never of widths, scales, biases")
-    validate_every: int = Field(100, ge=1, description="steps between validations")
-    checkpoint_every: int = Field(100, ge=1, description="steps between resume checkpoints")
-    float_phase: FloatConfig = FloatConfig()  # pyright: ignore[reportCallIssue]
-    qat: QatConfig = QatConfig()  # pyright: ignore[reportCallIssue]
-    finetune: PhaseConfig = PhaseConfig()  # pyright: ignore[reportCallIssue]
+    batch_size: int = Field(default=8, ge=1, description="crops by step, over all processes together")
+    crop_px: int = Field(default=128, ge=16, description="side of a square training crop")
+    foreground_share: float = Field(default=0.5, ge=0, le=1, description="share of the crops centred on foreground")
+    weight_decay: float = Field(default=1e-4, ge=0, description="of weights only; never of widths, scales, biases")
+    validate_every: int = Field(default=100, ge=1, description="steps between validations")
+    checkpoint_every: int = Field(default=100, ge=1, description="steps between resume checkpoints")
+    float_phase: FloatConfig = FloatConfig()
+    qat: QatConfig = QatConfig()
+    finetune: PhaseConfig = PhaseConfig()
 
 
 class Config(_Section):
     """A whole run. Unknown keys are errors; every default is written to the run folder."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9_.-]+$", description="names the run folder")
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9_.-]+$", description="names the run folder")
     data: DataConfig
     network: NetworkConfig = NetworkConfig()
     quantizer: QuantizerConfig = QuantizerConfig()
-    budget: str | None = Field("3bit", description="'3bit' (average over weights), '64KiB' (model file), or null")
+    budget: str | None = Field(
+        default="3bit", description="'3bit' (average over weights), '64KiB' (model file), or null"
+    )
     loss: LossConfig = LossConfig()
     bit_loss: BitLossConfig = BitLossConfig()
     training: TrainingConfig = TrainingConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
-    seed: int = Field(0, ge=0)
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field("32-true", description="Fabric's precision")
+    seed: int = Field(default=0, ge=0)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(default="32-true", description="Fabric's precision")
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = Field(1, ge=1, description="processes, over which each batch is split")
+    devices: int = Field(default=1, ge=1, description="processes, over which each batch is split")
 
     @field_validator("budget")
     @classmethod

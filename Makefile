@@ -1,0 +1,40 @@
+# The targets a newcomer needs; each makes .venv first when it is absent.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.set-up
+# One thread for each test process: two processes of two threads on two cores take longer than two of one.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+WORKERS ?= 2
+
+.PHONY: setup demo test lint bench docs clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make setup PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,dev,onnx]"
+	$(BIN)/python -m pip check
+	touch $@
+
+demo: setup
+	$(BIN)/quantunet demo
+
+test: setup
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS)
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+bench: setup
+	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+docs: setup
+	$(ONE_THREAD) $(BIN)/python -m pytest tests/test_setup.py
+	$(ONE_THREAD) $(BIN)/python -m pytest --doctest-modules src/quantunet
+
+clean:
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
