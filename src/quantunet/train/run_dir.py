@@ -45,6 +45,8 @@ class RunDir:
             raise UserError(
                 f"run folder {path}: holds a run already: continue it with --resume, or choose another --out"
             )
+        for partial in path.rglob(".partial-*"):  # of a process that was killed as it wrote: we hold the lock
+            partial.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let other processes write here."""
