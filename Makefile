@@ -31,9 +31,9 @@ lint: setup
 bench: setup
 	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
+# Links, commands, figures and versions that the documents state.
 docs: setup
 	$(ONE_THREAD) $(BIN)/python -m pytest tests/test_setup.py
-	$(ONE_THREAD) $(BIN)/python -m pytest --doctest-modules src/quantunet
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis src/*.egg-info

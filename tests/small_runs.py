@@ -1,4 +1,4 @@
-"""Tiny trainings for tests: a small phantom in a folder, a configuration of a few steps, the command line in process."""
+"""Tiny trainings for tests: a small phantom in a folder, a few steps, the command line in process."""
 
 from __future__ import annotations
 
