@@ -25,7 +25,7 @@ from quantunet.data.manifest import check_no_leak, manifest
 from quantunet.data.normalize import normalize, pad_to_multiple, resolve, unpad
 from quantunet.data.read import read_dataset
 from quantunet.data.sample import Dataset, Part, Sample
-from quantunet.data.split import Split, part_samples, split_cases
+from quantunet.data.split import Split, part_samples, split_cases, write_split
 from quantunet.evaluate import Evaluation, differing_pixels, evaluate_cases, trivial_evaluation
 from quantunet.fake_quant_proof import compare_codes
 from quantunet.integer_model import MODEL_FILE, IntegerModel, stack_by_case
@@ -38,10 +38,20 @@ from quantunet.nn.unet import UNet
 from quantunet.report.page import write_report
 from quantunet.train.batches import build_training_set
 from quantunet.train.config import Config, to_yaml
-from quantunet.train.loop import MeasureFile, Trained, TrainingData, ValidationCase, predict_mask, train
+from quantunet.train.loop import (
+    MeasureFile,
+    Trained,
+    TrainingData,
+    ValidationCase,
+    predict_mask,
+    refuse_impossible_budget,
+    train,
+)
 from quantunet.train.run_dir import RunDir
 
 Labels = NDArray[np.uint8]
+SPLIT_FILE = "split.json"
+"""Case ids by part; another run is given the same split by ``data.split.file``."""
 EXAMPLES = 3
 """Test images in the report: best, median, worst."""
 SANITIZED_IMAGES = 2
@@ -79,6 +89,8 @@ def run_training(config: Config, out: Path, *, resume: bool, console: Console) -
     """
     started = time.monotonic()
     data = prepare_data(config)
+    training_data, measure_file = _training_data(config, data), _file_measure(data, config)
+    refuse_impossible_budget(config, training_data, measure_file)
     fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)
     if config.devices > 1:
         fabric.launch()
@@ -87,9 +99,10 @@ def run_training(config: Config, out: Path, *, resume: bool, console: Console) -
         if not (out / "config.yaml").exists():
             run.write_text("config.yaml", to_yaml(config))
         run.write_json("environment.json", describe_environment(config, data))
+        write_split(data.split, out / SPLIT_FILE)
         for problem in data.dataset.problems:
             console.print(f"note: {problem}", highlight=False)
-        trained = train(config, _training_data(config, data), run, fabric, _file_measure(data, config), console)
+        trained = train(config, training_data, run, fabric, measure_file, console)
         return _finish(config, data, trained, run, console, started)
     finally:
         run.close()

@@ -87,12 +87,13 @@ def predict(
       quantunet predict runs/em slices.tif --out masks
     """
     model = IntegerModel.load(require_path(run))
-    values = [value[0] if value else index for index, value in enumerate(model.graph.metadata.get("class_values", []))]
+    class_values = model.graph.metadata.get("class_values") or [[]]
+    values = [own[0] for own in class_values] if all(class_values) else None  # the values of the masks it learned from
     written = []
     for path in images:
         samples = read_image(path, model.graph.input.channels)
         masks = np.stack([model(sample.image) for sample in samples])
-        target = write_masks(out, path, masks, values or None)
+        target = write_masks(out, path, masks, values)
         written.append({"image": str(path), "mask": str(target), "foreground_fraction": float((masks > 0).mean())})
         if not json_output:
             console.print(

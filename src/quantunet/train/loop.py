@@ -79,8 +79,6 @@ def train(
 
     # 1. a float network with batch norm
     float_network = build_float_network(config.network, data.channels, data.classes, config.seed)
-    if config.quantizer.name in ("learned", "brevitas"):
-        _refuse_impossible_budget(config, data, float_network, measure_file)
     if resume["phase"] == "float":
         _run_phase("float", phases.float_phase, float_network, context, first_step=0)
         run.save_tensors("checkpoints/float.pt", float_network.state_dict())
@@ -106,6 +104,21 @@ def train(
     _run_phase("finetune", phases.finetune, network, context, first_step + phases.qat.steps)
     run.save_tensors("checkpoints/final.pt", network.state_dict())
     return Trained(float_network.cpu().eval(), network.cpu().eval(), context.time_s)
+
+
+def refuse_impossible_budget(config: Config, data: TrainingData, measure_file: MeasureFile) -> None:
+    """Before hours of training, on an untrained network: its size hardly depends on the weights' values.
+
+    Raises:
+        UserError: if even the narrowest widths exceed the budget.
+    """
+    if config.quantizer.name not in ("learned", "brevitas"):
+        return
+    network = build_float_network(config.network, data.channels, data.classes, config.seed)
+    untrained = build_quantized_network(network, config.quantizer, _calibration_batches(config, data)[:1])
+    size = _build_size(config.parsed_budget, untrained, measure_file)
+    if size is not None:
+        check_feasible(size.budget, size.of(lambda quantizer: quantizer.frozen_bit_width(-8.0)))
 
 
 @dataclass
@@ -230,14 +243,6 @@ def _bit_loss(network: UNet, config: Config) -> Tensor:
 
 def _calibration_batches(config: Config, data: TrainingData) -> list[Tensor]:
     return [_draw(config, data, step, fabric=None)[0] for step in range(CALIBRATION_BATCHES)]
-
-
-def _refuse_impossible_budget(config: Config, data: TrainingData, network: UNet, measure_file: MeasureFile) -> None:
-    """Before hours of training, on the untrained network: its size hardly depends on the weights' values."""
-    untrained = build_quantized_network(network, config.quantizer, _calibration_batches(config, data)[:1])
-    size = _build_size(config.parsed_budget, untrained, measure_file)
-    if size is not None:
-        check_feasible(size.budget, size.of(lambda quantizer: quantizer.frozen_bit_width(-8.0)))
 
 
 def _build_size(budget: Budget | None, network: UNet, measure_file: MeasureFile) -> _Size | None:
