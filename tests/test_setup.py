@@ -34,7 +34,8 @@ def anchors(path: Path) -> set[str]:
 
 def commands(path: Path, first_word: str) -> list[str]:
     blocks = re.findall(r"```\w*\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
-    lines = [line.removeprefix("$ ").removeprefix(".venv/bin/").strip() for block in blocks for line in block.splitlines()]
+    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    lines = [line.removeprefix("$ ").removeprefix(".venv/bin/") for line in lines]
     return [line for line in lines if line.startswith(first_word + " ")]
 
 
