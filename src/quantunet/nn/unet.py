@@ -74,6 +74,9 @@ class UNet(nn.Module):
         self.head = ConvLayer(base_channels, out_channels, kernel=1, norm=False, relu=False)
 
     def forward(self, image: Tensor) -> Tensor:  # noqa: D102
+        height, width = image.shape[2:]
+        if height % self.size_multiple or width % self.size_multiple:
+            raise ValueError(f"image of {height}x{width}: both must be multiples of {self.size_multiple}: pad it first")
         return self.logits(image).values
 
     def logits(self, image: Tensor) -> Activation:
