@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from quantunet.data.config import DataConfig
 from quantunet.errors import UserError
@@ -34,6 +35,15 @@ class WidthConfig(_Section):
     bit_width: int = Field(default=8, ge=1, le=8, description="width at the start; for `uniform`, the width")
     min_bit_width: int = Field(default=1, ge=1, le=8)
     max_bit_width: int = Field(default=8, ge=1, le=8)
+
+    @model_validator(mode="after")
+    def _widths_are_in_order(self) -> WidthConfig:
+        if not self.min_bit_width <= self.bit_width <= self.max_bit_width:
+            raise ValueError(
+                f"bit_width {self.bit_width} does not lie between min_bit_width {self.min_bit_width} "
+                f"and max_bit_width {self.max_bit_width}"
+            )
+        return self
 
 
 class QuantizerConfig(_Section):
@@ -153,6 +163,14 @@ class Config(_Section):
             parse_budget(text)
         return text
 
+    @field_validator("devices")
+    @classmethod
+    def _batch_divides(cls, devices: int, info: ValidationInfo) -> int:
+        training = info.data.get("training")
+        if training is not None and training.batch_size % devices:
+            raise ValueError(f"training.batch_size {training.batch_size} cannot be split evenly over {devices}")
+        return devices
+
     @property
     def parsed_budget(self) -> Budget | None:
         """The budget as numbers."""
@@ -182,6 +200,7 @@ def build_config(raw: dict[str, Any], overrides: dict[str, Any], source: str = "
     Raises:
         UserError: naming the first wrong key, and what it should be.
     """
+    raw = copy.deepcopy(raw)
     for dotted, value in overrides.items():
         *parents, last = dotted.split(".")
         section = raw
@@ -202,14 +221,11 @@ def build_config(raw: dict[str, Any], overrides: dict[str, Any], source: str = "
 
 
 def _suggestion(key: str) -> str:
-    known = _dotted_keys(Config)
-    close = difflib.get_close_matches(key, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else f"; known here: {', '.join(sorted(_siblings(key, known)))}"
-
-
-def _siblings(key: str, known: list[str]) -> list[str]:
-    parent = key.rpartition(".")[0]
-    return [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == parent]
+    section, dot, last = key.rpartition(".")
+    siblings = [name.removeprefix(section + dot) for name in _dotted_keys(Config) if name.startswith(section + dot)]
+    siblings = sorted(name for name in siblings if "." not in name)
+    close = difflib.get_close_matches(last, siblings, n=1)
+    return f" (did you mean {section + dot + close[0]!r}?)" if close else f"; known here: {', '.join(siblings)}"
 
 
 def _dotted_keys(model: type[BaseModel], prefix: str = "") -> list[str]:

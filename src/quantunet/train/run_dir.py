@@ -37,11 +37,13 @@ class RunDir:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            self._lock.close()
             raise UserError(
                 f"run folder {path}: another process is training in it: choose another with --out"
             ) from None
         self._board: SummaryWriter | None = None
         if not resume and (path / "config.yaml").exists():
+            self._lock.close()
             raise UserError(
                 f"run folder {path}: holds a run already: continue it with --resume, or choose another --out"
             )

@@ -1,0 +1,120 @@
+"""Budgets: reading them, steering towards them, rounding onto them, refusing the impossible."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from quantunet.errors import UserError
+from quantunet.train.budget import (
+    TOLERANCE,
+    Budget,
+    BudgetController,
+    check_feasible,
+    parse_budget,
+    rounding_shift,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("3bit", Budget("bits", 3)),
+        ("2.5 bits", Budget("bits", 2.5)),
+        (" 8BIT ", Budget("bits", 8)),
+        ("64KiB", Budget("file_bytes", 65536)),
+        ("64kB", Budget("file_bytes", 64000)),
+        ("1MiB", Budget("file_bytes", 1048576)),
+        ("0.5mb", Budget("file_bytes", 500000)),
+        ("60000B", Budget("file_bytes", 60000)),
+    ],
+)
+def test_budgets_are_read(text: str, budget: Budget) -> None:
+    assert parse_budget(text) == budget
+
+
+@pytest.mark.parametrize("text", ["", "3", "bit", "three bit", "-3bit", "0.5bit", "9bit", "0KiB", "64 apples", "1e3B"])
+def test_what_is_no_budget_is_named(text: str) -> None:
+    with pytest.raises(UserError, match="budget ") as error:
+        parse_budget(text)
+    assert repr(text) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_budgets_print_in_their_unit() -> None:
+    assert str(Budget("bits", 2.5)) == "2.5 bit"
+    assert str(Budget("file_bytes", 65536)) == "64 KiB"
+
+
+class Plant:
+    """A stand-in for training: widths drift up where accuracy pulls, down where the bit term does, at Adam's speed."""
+
+    def __init__(self, pull: float, rate: float) -> None:
+        self.bits, self.pull, self.rate, self.velocity = 8.0, pull, rate, 0.0
+
+    def step(self, weight: float) -> float:
+        force = self.pull / self.bits**2 - weight
+        self.velocity = 0.9 * self.velocity + 0.1 * force
+        self.bits -= self.rate * -math.tanh(4 * self.velocity)
+        self.bits = min(max(self.bits, 1.0), 8.0)
+        return self.bits
+
+
+@pytest.mark.parametrize("target", [2.0, 3.0, 5.0])
+@pytest.mark.parametrize("pull", [0.3, 3.0, 30.0])
+@pytest.mark.parametrize(("steps", "tolerance"), [(300, 0.1), (2000, TOLERANCE)])
+def test_controller_brings_a_simulated_plant_onto_the_budget(
+    target: float, pull: float, steps: int, tolerance: float
+) -> None:
+    plant = Plant(pull, rate=min(0.1, 28 / (0.6 * steps)))
+    controller = BudgetController(8.0, target, round(0.6 * steps))
+    size = 8.0
+    tail = []
+    for step in range(steps):
+        size = plant.step(controller.update(step, size))
+        tail.append(size)
+    mean = sum(tail[-20:]) / 20
+    assert mean == pytest.approx(target, rel=tolerance), "after a short descent the rounding does the rest"
+
+
+def test_the_plan_falls_from_the_start_to_the_budget_and_stays() -> None:
+    controller = BudgetController(8.0, 2.0, 100)
+    plan = [controller.planned(step) for step in range(150)]
+    assert plan == sorted(plan, reverse=True)
+    assert plan[49] == pytest.approx(4.0)
+    assert plan[99] == plan[149] == pytest.approx(2.0)
+
+
+def test_the_weight_of_the_bit_term_stays_within_its_limits() -> None:
+    low, high = BudgetController(8, 2, 10), BudgetController(8, 2, 10)
+    for step in range(2000):
+        small, large = low.update(step, 1.0), high.update(step, 8.0)
+    assert small == pytest.approx(math.exp(BudgetController.LIMITS[0]))
+    assert large == pytest.approx(math.exp(BudgetController.LIMITS[1]))
+
+
+def of(widths: list[float]):
+    return lambda shift: sum(min(max(math.floor(width + shift), 1), 8) for width in widths) / len(widths)
+
+
+def test_rounding_is_kept_where_it_meets_the_budget() -> None:
+    assert rounding_shift(of([2.6, 3.2, 3.4]), 3.0) == 0.5
+
+
+@pytest.mark.parametrize("target", [1.5, 2.5, 3.0, 4.2, 5.4])
+def test_shift_comes_nearest_below_the_budget(target: float) -> None:
+    widths = [1 + 7 * (i * 0.618 % 1) for i in range(400)]
+    shift = rounding_shift(of(widths), target)
+    assert target * 0.99 <= of(widths)(shift) <= target
+
+
+def test_shift_meets_a_budget_that_the_descent_missed_by_far() -> None:
+    widths = [7.5 + 0.001 * i for i in range(200)]
+    assert of(widths)(rounding_shift(of(widths), 2.0)) <= 2.0
+
+
+def test_an_impossible_budget_is_refused_with_what_is_possible() -> None:
+    check_feasible(Budget("file_bytes", 2048), 2048.0)
+    with pytest.raises(UserError, match=r"budget 1 KiB: this network needs 2 KiB at the least"):
+        check_feasible(Budget("file_bytes", 1024), 2048.0)
