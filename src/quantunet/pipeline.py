@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import subprocess
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -26,6 +29,7 @@ from quantunet.data.normalize import normalize, pad_to_multiple, resolve, unpad
 from quantunet.data.read import read_dataset
 from quantunet.data.sample import Dataset, Part, Sample
 from quantunet.data.split import Split, part_samples, split_cases, write_split
+from quantunet.errors import UserError
 from quantunet.evaluate import Evaluation, differing_pixels, evaluate_cases, trivial_evaluation
 from quantunet.fake_quant_proof import compare_codes
 from quantunet.integer_model import MODEL_FILE, IntegerModel, stack_by_case
@@ -81,21 +85,32 @@ def prepare_data(config: Config) -> Prepared:
     return Prepared(dataset, split, resolve(config.data.normalization, parts["train"]), parts)
 
 
-def run_training(config: Config, out: Path, *, resume: bool, console: Console) -> dict[str, Any]:
+def run_training(config: Config, out: Path, *, resume: bool, console: Console) -> dict[str, Any] | None:
     """Do the main job in folder ``out``; return the summary that is also written there.
+
+    With ``config.devices`` above 1 the command starts itself again for each further process: those only train, print
+    nothing, and get None.
 
     Raises:
         UserError: if data, configuration or folder are wrong.
     """
     started = time.monotonic()
+    is_first = rank_zero_only.rank == 0
+    console.quiet = not is_first
+    console.print(f"run folder {out}")
     data = prepare_data(config)
     training_data, measure_file = _training_data(config, data), _file_measure(data, config)
     refuse_impossible_budget(config, training_data, measure_file)
-    fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)
-    if config.devices > 1:
-        fabric.launch()
-    run = RunDir(out, resume=resume)
+    fabric = _build_fabric(config)
+    run = RunDir(out, resume=resume, writes=is_first)  # before the other processes start: a folder in use ends it here
     try:
+        if config.devices > 1:
+            logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # which process has which rank
+            warnings.filterwarnings("ignore", message="Grad strides do not match")  # of 1x1 kernels: nothing is wrong
+            fabric.launch()
+        if not is_first:
+            train(config, training_data, run, fabric, measure_file, console)
+            return None
         if not (out / "config.yaml").exists():
             run.write_text("config.yaml", to_yaml(config))
         run.write_json("environment.json", describe_environment(config, data))
@@ -106,6 +121,21 @@ def run_training(config: Config, out: Path, *, resume: bool, console: Console) -
         return _finish(config, data, trained, run, console, started)
     finally:
         run.close()
+
+
+def _build_fabric(config: Config) -> Fabric:
+    """Devices and precision.
+
+    Raises:
+        UserError: if this machine has no such accelerator, or not so many.
+    """
+    try:
+        return Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"accelerator: {config.accelerator}, devices: {config.devices}, precision: {config.precision} "
+            f"do not work on this machine: {error}"
+        ) from None
 
 
 def _training_data(config: Config, data: Prepared) -> TrainingData:

@@ -182,8 +182,9 @@ def _run(config: Config, folder: Path, resume: bool, json_output: bool) -> None:
     except ModuleNotFoundError as error:
         raise UserError(f"training needs {error.name}: pip install 'quantunet[train]'") from None
     messages = Console(stderr=True, highlight=False) if json_output else console
-    messages.print(f"run folder {folder}")
     summary = run_training(config, folder, resume=resume, console=messages)
+    if summary is None:
+        return  # a further process of a run on several devices
     if json_output:
         print_json(summary)
         return

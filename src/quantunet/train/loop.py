@@ -82,6 +82,7 @@ def train(
     if resume["phase"] == "float":
         _run_phase("float", phases.float_phase, float_network, context, first_step=0)
         run.save_tensors("checkpoints/float.pt", float_network.state_dict())
+        fabric.barrier()  # the other processes read what the first has written
     _load(float_network, run, "checkpoints/float.pt")
     if config.quantizer.name == "float":
         return Trained(float_network.cpu().eval(), None, context.time_s)
@@ -95,6 +96,7 @@ def train(
     if resume["phase"] != "finetune":
         _run_phase("qat", phases.qat, network, context, first_step, size)
         run.save_tensors("checkpoints/qat.pt", network.state_dict())
+        fabric.barrier()
     _load(network, run, "checkpoints/qat.pt")
     freeze_bit_widths_(network, _freezing_shift(network, size) if config.quantizer.name != "uniform" else 0.5)
     if size is not None and config.quantizer.name != "uniform":
@@ -174,6 +176,9 @@ def _run_phase(
 
     with PhaseProgress(phase, plan.steps, first, context.console, fabric.is_global_zero) as progress:
         for step in range(first, plan.steps):
+            if keeps_best and plan.patience and step - best["step"] >= plan.patience * training.validate_every:
+                context.console.print(f"{phase}: no better validation Dice since step {best['step']}: stops early")
+                break
             # one step: crops -> logits -> BCE + soft Dice + bit-width term -> weights, scales, widths
             set_learning_rates(optimizer, step, plan.steps)
             images, target = _draw(config, data, first_step + step, fabric)
@@ -196,7 +201,8 @@ def _run_phase(
             done = step + 1
             record: dict[str, Any] = {"phase": phase, "step": first_step + step}
             if done % training.validate_every == 0 or done == plan.steps:
-                record["val_dice"] = validate(network, data)
+                # batch norm's statistics differ between processes: the first one decides, so that all stop together
+                record["val_dice"] = fabric.broadcast(validate(network, data) if fabric.is_global_zero else 0.0)
                 if record["val_dice"] > best["dice"] and keeps_best:
                     state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
                     best = {"dice": record["val_dice"], "step": done, "state": state}
@@ -214,9 +220,6 @@ def _run_phase(
                 progress.advance(done, _status(record, best["dice"]))
             if done % training.checkpoint_every == 0 and fabric.is_global_zero:
                 _save_resume_state(phase, done, network, optimizer, controller, best, started, context)
-            if keeps_best and plan.patience and done - best["step"] >= plan.patience * training.validate_every:
-                context.console.print(f"{phase}: no better validation Dice since step {best['step']}: stops early")
-                break
     if keeps_best and best["state"] is not None:
         network.load_state_dict(best["state"])
     context.time_s[phase] = time.monotonic() - started

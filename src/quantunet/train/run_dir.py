@@ -6,7 +6,7 @@ import fcntl
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch.utils.tensorboard.writer import SummaryWriter
@@ -20,41 +20,54 @@ RESUME_FILE = "checkpoints/resume.pt"
 class RunDir:
     """One run's folder.
 
+    Args:
+        path: the folder; made where it is absent.
+        resume: whether it may hold a run already.
+        writes: False in the second and further processes of one run, which read only: there, writing does nothing.
+
     Raises:
         UserError: if the folder cannot be written, if another process is at work in it, or if it holds a run already
             and ``resume`` is not asked for.
     """
 
-    def __init__(self, path: Path, *, resume: bool) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, resume: bool, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
+        self._board: SummaryWriter | None = None
+        self._lock: TextIO | None = None
+        if writes:
+            self._lock = self._take(resume)
+
+    def _take(self, resume: bool) -> TextIO:
+        path = self.path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = (path / ".lock").open("w")
+            lock = (path / ".lock").open("w")
         except OSError as error:
             raise UserError(
                 f"run folder {path}: cannot be written ({error.strerror}): choose another with --out"
             ) from None
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self._lock.close()
+            lock.close()
             raise UserError(
                 f"run folder {path}: another process is training in it: choose another with --out"
             ) from None
-        self._board: SummaryWriter | None = None
         if not resume and (path / "config.yaml").exists():
-            self._lock.close()
+            lock.close()
             raise UserError(
                 f"run folder {path}: holds a run already: continue it with --resume, or choose another --out"
             )
         for partial in path.rglob(".partial-*"):  # of a process that was killed as it wrote: we hold the lock
             partial.unlink(missing_ok=True)
+        return lock
 
     def close(self) -> None:
         """Let other processes write here."""
         if self._board is not None:
             self._board.close()
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def write_text(self, name: str, text: str) -> Path:
         """Write one text file."""
@@ -62,8 +75,9 @@ class RunDir:
 
     def _write(self, name: str, data: bytes) -> Path:
         path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)  # checkpoints/
-        write_atomically(path, data)
+        if self.writes:
+            path.parent.mkdir(parents=True, exist_ok=True)  # checkpoints/
+            write_atomically(path, data)
         return path
 
     def write_json(self, name: str, content: Any) -> Path:
@@ -92,6 +106,8 @@ class RunDir:
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl, and its numbers to TensorBoard under the name of their phase."""
+        if not self.writes:
+            return
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(_finite(record)) + "\n")
         if self._board is not None:
@@ -101,6 +117,8 @@ class RunDir:
 
     def forget_metrics_after(self, step: int) -> None:
         """Drop the lines that a killed run wrote after its last checkpoint; they will be written again."""
+        if not self.writes:
+            return
         if self._board is not None:
             self._board.close()
         self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step)
