@@ -17,7 +17,9 @@ STEPS = 12 + 14 + 8
 
 
 def settings(**training: Any) -> dict[str, Any]:
-    return {**SETTINGS["training"], "validate_every": 1, **training}
+    """Every step validates, and no phase stops early, so that all steps are there to be compared."""
+    phases = {name: {**SETTINGS["training"][name], "patience": None} for name in ("float_phase", "finetune")}
+    return {**SETTINGS["training"], **phases, "validate_every": 1, **training}
 
 
 def same_tensors(a: Any, b: Any) -> bool:
