@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +41,9 @@ def write_small_data(folder: Path, cases: int = 7, slices: int = 1, size: int = 
     return write_phantom(folder, cases=cases, slices=slices, size=size)
 
 
-def write_settings(path: Path, data: Path, **changes: Any) -> Path:
+def write_settings(path: Path, folder: Path, /, **changes: Any) -> Path:
     """A configuration file of ``SETTINGS``, with top-level keys replaced by ``changes``."""
-    content = {"name": "small", "data": {"path": str(data), "case_pattern": CASE_PATTERN}, **SETTINGS, **changes}
+    content = {"name": "small", "data": {"path": str(folder), "case_pattern": CASE_PATTERN}, **SETTINGS, **changes}
     path.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
     return path
 
@@ -83,3 +87,25 @@ def run_command(*arguments: str | Path, timeout_s: float = 120) -> subprocess.Co
         timeout=timeout_s,
         env=subprocess_environment(),
     )
+
+
+def skip_what_changes_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No report and no C compiler: they take most of a small run's time, and have tests of their own."""
+    from quantunet import integer_model, pipeline
+
+    monkeypatch.setattr(pipeline, "write_report", lambda folder: None)
+    monkeypatch.setattr(pipeline, "has_compiler", lambda: False)
+    monkeypatch.setattr(integer_model, "has_compiler", lambda: False)
+
+
+@cache
+def finished_run() -> Path:
+    """A folder that holds data/, small.yaml and run/, a whole run of the command line with report and C; made once."""
+    folder = Path(tempfile.mkdtemp(prefix="quantunet-test-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    config = write_settings(folder / "small.yaml", write_small_data(folder / "data"))
+    result = run_command("train", config, "--out", folder / "run", "--json")
+    assert result.returncode == 0, result.stderr
+    (folder / "stdout").write_text(result.stdout, encoding="utf-8")
+    (folder / "stderr").write_text(result.stderr, encoding="utf-8")
+    return folder

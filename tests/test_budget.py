@@ -102,7 +102,7 @@ def test_rounding_is_kept_where_it_meets_the_budget() -> None:
     assert rounding_shift(of([2.6, 3.2, 3.4]), 3.0) == 0.5
 
 
-@pytest.mark.parametrize("target", [1.5, 2.5, 3.0, 4.2, 5.4])
+@pytest.mark.parametrize("target", [1.5, 2.5, 3.0, 4.2, 5.4, 7.0])
 def test_shift_comes_nearest_below_the_budget(target: float) -> None:
     widths = [1 + 7 * (i * 0.618 % 1) for i in range(400)]
     shift = rounding_shift(of(widths), target)
@@ -112,6 +112,12 @@ def test_shift_comes_nearest_below_the_budget(target: float) -> None:
 def test_shift_meets_a_budget_that_the_descent_missed_by_far() -> None:
     widths = [7.5 + 0.001 * i for i in range(200)]
     assert of(widths)(rounding_shift(of(widths), 2.0)) <= 2.0
+
+
+def test_shift_fills_a_budget_below_which_the_descent_went() -> None:
+    widths = [2 + i * 0.004 for i in range(200)]
+    assert of(widths)(rounding_shift(of(widths), 6.0)) == pytest.approx(6.0, rel=TOLERANCE)
+    assert of(widths)(rounding_shift(of(widths), 9.0)) == 8.0, "more than all widths can fill"
 
 
 def test_an_impossible_budget_is_refused_with_what_is_possible() -> None:

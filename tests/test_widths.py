@@ -11,9 +11,16 @@ from quantunet.lower import lower
 from quantunet.nn import widths
 from quantunet.nn.batch_norm import fold_batch_norm_
 from quantunet.nn.layers import conv_layers
-from quantunet.nn.prepare import activation_quantizers, assign_quantizers_, calibrate_, weight_quantizers
+from quantunet.nn.prepare import (
+    activation_quantizers,
+    assign_quantizers_,
+    calibrate_,
+    freeze_bit_widths_,
+    weight_quantizers,
+)
 from quantunet.nn.unet import UNet
 from quantunet.quant.quantizers import LearnedPowerOfTwo
+from quantunet.train.budget import rounding_shift
 
 
 def network(channel_widths: bool = True) -> UNet:
@@ -102,3 +109,29 @@ def test_projection_reaches_every_quantizer() -> None:
     widths.project_(net)
     assert widths.weight_bits(net) == 8
     assert widths.activation_bits(net) == 8
+
+
+@pytest.mark.parametrize("target", [3.1, 3.5, 3.97])
+def test_widths_that_learned_alike_are_told_apart_by_the_budget(target: float) -> None:
+    net = network()
+    for quantizer in weight_quantizers(net).values():
+        quantizer.width.data.fill_(3.4)
+    shift = rounding_shift(lambda s: widths.weight_bits(net, lambda q: q.frozen_bit_width(s)), target)
+    shifts = widths.shifts_within(net, shift, lambda of: widths.weight_bits(net, of) <= target)
+    reached = widths.weight_bits(net, lambda q: q.frozen_bit_width(shifts[q]))
+    assert widths.weight_bits(net, lambda q: q.frozen_bit_width(shift)) == 3.0, "one shift for all is too coarse"
+    weights = sum(layer.conv.weight.numel() for layer in conv_layers(net).values())
+    assert target - 54 / weights < reached <= target, "the largest channel has 54 weights"
+    freeze_bit_widths_(net, shifts)
+    assert widths.weight_bits(net) == reached
+
+
+def test_widths_by_layer_are_told_apart_too() -> None:
+    net = network(channel_widths=False)
+    for quantizer in weight_quantizers(net).values():
+        quantizer.width.data.fill_(3.4)
+    shift = rounding_shift(lambda s: widths.weight_bits(net, lambda q: q.frozen_bit_width(s)), 3.5)
+    shifts = widths.shifts_within(net, shift, lambda of: widths.weight_bits(net, of) <= 3.5)
+    freeze_bit_widths_(net, shifts)
+    assert 3.0 < widths.weight_bits(net) <= 3.5
+    assert all(len(set(q.bit_width.tolist())) == 1 for q in weight_quantizers(net).values())

@@ -50,7 +50,14 @@ class IntegerModel:
             UserError: if there is none, or it is damaged.
         """
         path = Path(path)
-        return cls(read_model(path / MODEL_FILE if path.is_dir() else path))
+        if path.is_dir():
+            path = path / MODEL_FILE
+            if not path.exists():
+                raise UserError(
+                    f"{path.parent}: holds no {MODEL_FILE}: name a run folder whose training has ended (float runs "
+                    "have none), or a model file"
+                )
+        return cls(read_model(path))
 
     @property
     def backend(self) -> str:

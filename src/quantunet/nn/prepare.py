@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -136,9 +136,9 @@ def all_quantizers(network: nn.Module) -> list[Quantizer]:
     return [*weight_quantizers(network).values(), *activation_quantizers(network).values()]
 
 
-def freeze_bit_widths_(network: nn.Module, shift: float = 0.5) -> None:
+def freeze_bit_widths_(network: nn.Module, shift: float | Mapping[Quantizer, Tensor] = 0.5) -> None:
     """Fix all widths: those of the weights at ``floor(width + shift)``, those of the activations rounded."""
     for quantizer in weight_quantizers(network).values():
-        quantizer.freeze_bit_width_(shift)
+        quantizer.freeze_bit_width_(shift[quantizer] if isinstance(shift, Mapping) else shift)
     for quantizer in activation_quantizers(network).values():
         quantizer.freeze_bit_width_(0.5)

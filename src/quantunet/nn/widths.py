@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from quantunet.nn.layers import ConvLayer, conv_layers
-from quantunet.nn.prepare import activation_quantizers, all_quantizers
+from quantunet.nn.prepare import activation_quantizers, all_quantizers, weight_quantizers
 from quantunet.nn.unet import UNet
 from quantunet.quant.quantizers import Quantizer
 
@@ -78,6 +78,55 @@ def widths_by_layer(network: UNet) -> dict[str, list[float]]:
         output = layer.activation_quantizer
         table[name] = [float(layer.weight_quantizer.bit_width.mean()), float(output.bit_width) if output else 0.0]
     return table
+
+
+@torch.no_grad()
+def shifts_within(network: UNet, shift: float, fits: Callable[[WidthOf], bool]) -> dict[Quantizer, Tensor]:
+    """``shift`` for every width of the weights, and ``ABOUT_TO_ROUND`` more for as many as fit of those it rounds up.
+
+    Widths that learned alike round up together, which one shift for all cannot tell apart: among them the first ones
+    in the order of the network are taken.
+
+    Args:
+        network: with trainable widths.
+        shift: one that fits.
+        fits: whether the network of given widths is within the budget; true for narrow ones, false for wide ones.
+    """
+    quantizers = list(weight_quantizers(network).values())
+    plain = {
+        quantizer: torch.full_like(parameter, shift) for quantizer in quantizers for parameter in _widths_of(quantizer)
+    }
+    ties = []
+    for quantizer, shifts in plain.items():
+        moved = quantizer.frozen_bit_width(shifts + ABOUT_TO_ROUND) != quantizer.frozen_bit_width(shifts)
+        if shifts.dim() == 0:
+            ties += [(quantizer, ())] if bool(moved.any()) else []
+        else:
+            ties += [(quantizer, (int(channel),)) for channel in moved.nonzero().flatten()]
+
+    def raised(count: int) -> dict[Quantizer, Tensor]:
+        shifts = {quantizer: values.clone() for quantizer, values in plain.items()}
+        for quantizer, index in ties[:count]:
+            shifts[quantizer][index] += ABOUT_TO_ROUND
+        return shifts
+
+    low, high = 0, len(ties) + 1  # low fits, high does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        trial = raised(middle)
+        if fits(lambda quantizer: quantizer.frozen_bit_width(trial[quantizer])):  # noqa: B023  called at once
+            low = middle
+        else:
+            high = middle
+    return raised(low)
+
+
+ABOUT_TO_ROUND = 2e-4
+"""Bits; above the resolution to which ``budget.rounding_shift`` finds its shift."""
+
+
+def _widths_of(quantizer: Quantizer) -> list[Tensor]:
+    return [parameter.detach() for parameter in quantizer.width_parameters()]
 
 
 def project_(network: UNet) -> None:

@@ -116,11 +116,11 @@ class BrevitasQuantizer(Quantizer):
         for offset in self.width_parameters():
             offset.copy_(offset.abs().clamp(self.min_bit_width - FLOOR_BITS, self.max_bit_width - FLOOR_BITS))
 
-    def frozen_bit_width(self, shift: float) -> Tensor:  # noqa: D102
+    def frozen_bit_width(self, shift: float | Tensor) -> Tensor:  # noqa: D102
         width = torch.floor(self.soft_bit_width.detach() + shift)
         return width.clamp(self.min_bit_width, self.max_bit_width)
 
-    def freeze_bit_width_(self, shift: float) -> None:  # noqa: D102
+    def freeze_bit_width_(self, shift: float | Tensor) -> None:  # noqa: D102
         frozen = self.frozen_bit_width(shift)
         self.quant.msb_clamp_bit_width_impl = BitWidthConst(int(frozen))
         self.last_bit_width = frozen.detach().clone()

@@ -69,11 +69,14 @@ class Quantizer(nn.Module, abc.ABC):
         """Bring the trainable widths back into their bounds, after an optimizer step."""
 
     @abc.abstractmethod
-    def frozen_bit_width(self, shift: float) -> Tensor:
-        """``floor(width + shift)`` within the bounds, () or (channels,): what ``freeze_bit_width_`` would fix."""
+    def frozen_bit_width(self, shift: float | Tensor) -> Tensor:
+        """``floor(width + shift)`` within the bounds, () or (channels,): what ``freeze_bit_width_`` would fix.
+
+        ``shift`` is a number, or one for each trainable width.
+        """
 
     @abc.abstractmethod
-    def freeze_bit_width_(self, shift: float) -> None:
+    def freeze_bit_width_(self, shift: float | Tensor) -> None:
         """Fix the width for good; ``shift`` 0.5 is rounding, other shifts meet a budget."""
 
     def codes(self, x: Tensor) -> Tensor:
@@ -173,12 +176,12 @@ class LearnedPowerOfTwo(Quantizer):
     def project_(self) -> None:  # noqa: D102
         self.width.clamp_(self.min_bit_width, self.max_bit_width)
 
-    def frozen_bit_width(self, shift: float) -> Tensor:  # noqa: D102
+    def frozen_bit_width(self, shift: float | Tensor) -> Tensor:  # noqa: D102
         frozen = torch.floor(self.width.detach() + shift) if self.width_parameters() else self.width
         return self._full(frozen.clamp(self.min_bit_width, self.max_bit_width))
 
     @torch.no_grad()
-    def freeze_bit_width_(self, shift: float) -> None:  # noqa: D102
+    def freeze_bit_width_(self, shift: float | Tensor) -> None:  # noqa: D102
         frozen = self.frozen_bit_width(shift).clone()
         del self.width
         self.register_buffer("width", frozen)

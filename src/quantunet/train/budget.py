@@ -95,11 +95,11 @@ def rounding_shift(size: Callable[[float], float], target: float) -> float:
     """The ``shift`` for which freezing at ``floor(width + shift)`` comes nearest below ``target``.
 
     ``size(shift)`` grows with the shift; plain rounding is 0.5, and is kept where it lies within 1 % below the target.
-    Bisection to 1e-4 over [-8, 1.5], so that the budget is met even where the descent fell short.
+    Bisection to 1e-4 over [-8, 8], so that the budget is met even where the descent fell short or went too far.
     """
     if target * 0.99 <= size(0.5) <= target:
         return 0.5
-    low, high = -8.0, 1.5
+    low, high = -8.0, 8.0
     while high - low > 1e-4:
         middle = (low + high) / 2
         if size(middle) <= target:

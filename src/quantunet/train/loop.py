@@ -24,6 +24,7 @@ from quantunet.metrics.overlap import dice_score
 from quantunet.nn import widths
 from quantunet.nn.prepare import freeze_bit_widths_
 from quantunet.nn.unet import UNet
+from quantunet.quant.quantizers import Quantizer
 from quantunet.train.batches import TrainingSet, sample_batch
 from quantunet.train.budget import TOLERANCE, Budget, BudgetController, check_feasible, rounding_shift
 from quantunet.train.build import build_float_network, build_quantized_network
@@ -267,12 +268,12 @@ def _descent_steps(plan: QatConfig) -> int:
     return max(1, round(plan.descent * plan.steps))
 
 
-def _freezing_shift(network: UNet, size: _Size | None) -> float:
+def _freezing_shift(network: UNet, size: _Size | None) -> float | dict[Quantizer, Tensor]:
     if size is None:
         return 0.5
-    return rounding_shift(
-        lambda shift: size.of(lambda quantizer: quantizer.frozen_bit_width(shift)), size.budget.amount
-    )
+    target = size.budget.amount
+    shift = rounding_shift(lambda shift: size.of(lambda quantizer: quantizer.frozen_bit_width(shift)), target)
+    return shift if shift == 0.5 else widths.shifts_within(network, shift, lambda width_of: size.of(width_of) <= target)
 
 
 def _say_size(size: _Size, console: Console) -> None:
