@@ -112,8 +112,13 @@ def _draw_deformation(generator: Generator, crop_px: int, augmentation: Augmenta
 
 
 def _change_intensity(image: Tensor, generator: Generator, augmentation: AugmentationConfig) -> Tensor:
-    gain = 1 + _uniform(generator, -1, 1) * augmentation.contrast
-    offset = _uniform(generator, -1, 1) * augmentation.brightness
+    """Each channel of its own: sequences of one examination differ from scanner to scanner independently."""
+    gain = 1 + _signed(image, generator) * augmentation.contrast
+    offset = _signed(image, generator) * augmentation.brightness
     deviation = _uniform(generator, 0, 1) * augmentation.noise
     noise = torch.randn(image.shape, generator=generator)
     return image * gain + offset + noise * deviation
+
+
+def _signed(image: Tensor, generator: Generator) -> Tensor:
+    return torch.rand((len(image), 1, 1), generator=generator) * 2 - 1
