@@ -20,6 +20,8 @@ STORAGE_ERRORS = {
     errno.ENOSPC: "the disk is full",
     errno.EROFS: "the folder is read-only",
     errno.EACCES: "no permission",
+    errno.ENOTDIR: "part of its path is a file",
+    errno.EEXIST: "a file is in the way",
 }
 
 

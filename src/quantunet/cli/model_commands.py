@@ -108,7 +108,13 @@ def cost(
     size: str | None = typer.Option(None, help="Image size HxW; default: that of the test images."),
     json_output: bool = JSON,
 ) -> None:
-    """The table by layer: parameters, MACs, bits, packed bytes, BOPs (= MACs x weight bits x activation bits)."""
+    """The table by layer: parameters, MACs, bits, packed bytes, BOPs (= MACs x weight bits x activation bits).
+
+    \b
+    Examples:
+      quantunet cost runs/em
+      quantunet cost model.safetensors --size 512x512 --json
+    """
     model = IntegerModel.load(require_path(run))
     height, width = _image_size(model, size)
     rows = layer_table(model.graph, height, width)

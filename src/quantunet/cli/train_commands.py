@@ -47,7 +47,12 @@ def demo(
     resume: bool = typer.Option(False, help="Go on from the last checkpoint."),
     json_output: bool = typer.Option(False, "--json", help="Print the summary as JSON."),
 ) -> None:
-    """Train on a drawn phantom: about three minutes on two cores, ends in a report."""
+    """Train on a drawn phantom: about three minutes on two cores, ends in a report.
+
+    \b
+    Example:
+      quantunet demo --out runs/demo
+    """
     if not resume and (out / "config.yaml").exists():
         out = _free_folder(out)
     _run(build_config(dict(DEMO), {}), out, resume, json_output)
