@@ -131,6 +131,7 @@ def test_numbers_of_the_method_are_those_of_the_code():
         f"{controller.INTEGRAL:g} error_t + {controller.PROPORTIONAL:g} (error_t",
         f"at first {2.718281828459045**controller.log_weight:g}",
         f"activation_share = {bit_loss.activation_share:g}",
+        f"after {train_config.PhaseConfig().patience} validations",
         f"bce = dice = {loss.bce:g}",
         f"first {qat.descent:.0%} of".replace("%", " %"),
         f"within {TOLERANCE:.0%}".replace("%", " %"),
