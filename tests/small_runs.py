@@ -98,14 +98,19 @@ def skip_what_changes_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(integer_model, "has_compiler", lambda: False)
 
 
-@cache
 def finished_run() -> Path:
     """A folder that holds data/, small.yaml and run/, a whole run of the command line with report and C; made once."""
+    folder, result = _run_once()
+    assert result.returncode == 0, result.stderr[-2000:]
+    return folder
+
+
+@cache
+def _run_once() -> tuple[Path, subprocess.CompletedProcess[str]]:
     folder = Path(tempfile.mkdtemp(prefix="quantunet-test-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     config = write_settings(folder / "small.yaml", write_small_data(folder / "data"))
     result = run_command("train", config, "--out", folder / "run", "--json")
-    assert result.returncode == 0, result.stderr
     (folder / "stdout").write_text(result.stdout, encoding="utf-8")
     (folder / "stderr").write_text(result.stderr, encoding="utf-8")
-    return folder
+    return folder, result

@@ -90,7 +90,12 @@ def lower(network: nn.Module, metadata: Mapping[str, Any] | None = None) -> Inte
         sources = [tensors[source] for source in step.all_input_nodes if source in tensors]
         used[path] = used.get(path, -1) + 1
         name = path.removeprefix("network.") + (f".{used[path]}" if used[path] else "")
-        node, scale, channels = _lower_layer(name, modules[path], sources)
+        try:
+            node, scale, channels = _lower_layer(name, modules[path], sources)
+        except LoweringError:
+            raise
+        except ValueError as error:  # scales so far apart that no multiplier and shift bring them together in int32
+            raise LoweringError(f"layer {name}: {error}: its scales do not fit int32 together") from None
         nodes.append(node)
         tensors[step] = _Source(node.name, scale, channels)
     nodes.append(_mask_node(nodes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -255,7 +256,7 @@ def _codes(
         multiple = model.graph.size_multiple()
         shape = (model.graph.input.channels, *(size or (8 * multiple, 8 * multiple)))
         rng = np.random.default_rng(0)
-        console.print("no images at hand: random codes over the whole input range", style="dim")
+        print("no images at hand: random codes over the whole input range", file=sys.stderr)
         return [rng.integers(limits.q_min, limits.q_max + 1, shape) for _ in range(RANDOM_IMAGES)][:at_most]
     samples = _labelled_samples(run, data, model, "all")
     step = max(1, len(samples) // at_most)
