@@ -1,0 +1,123 @@
+"""How much slower is a quantization-aware step than a float step of the same network? Prints ratios of medians.
+
+A round takes one step of each kind after the other, so that a change in the machine's load meets all of them; the
+order within a round turns. On a machine that does other work too, --threads 1 --cpu-time measures this process alone.
+Run: python benchmarks/qat_step.py [--rounds 40] [--threads N] [--cpu-time]
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from quantunet.losses import mean_bit_width, segmentation_loss
+from quantunet.nn import widths
+from quantunet.nn.unet import UNet
+from quantunet.train.build import build_float_network, build_quantized_network
+from quantunet.train.config import NetworkConfig, QuantizerConfig
+from quantunet.train.optim import build_optimizer
+
+KINDS = ("float", "learned", "brevitas")
+
+
+def build_step(kind: str, base_channels: int, levels: int, images: torch.Tensor, target: torch.Tensor):
+    """A function that does one whole optimizer step, as ``train/loop.py`` does it."""
+    config = NetworkConfig(base_channels=base_channels, levels=levels)
+    network: UNet = build_float_network(config, images.shape[1], 2, seed=0)
+    if kind != "float":
+        network = build_quantized_network(network, QuantizerConfig(name=kind), [images])  # pyright: ignore
+    network.train()
+    optimizer = build_optimizer(network, 1e-3, 1e-4, None if kind == "float" else 0.02)
+
+    def step() -> None:
+        loss = segmentation_loss(network(images), target).total
+        if kind != "float":
+            loss = loss + 0.1 * mean_bit_width(*widths.trainable_widths(network, "parameters"))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 5.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if kind != "float":
+            widths.project_(network)
+
+    return step
+
+
+def time_interleaved(
+    steps: dict[str, Callable[[], None]], rounds: int, clock: Callable[[], float], warm_up: int = 3
+) -> dict[str, list[float]]:
+    """Milliseconds of each step, by kind."""
+    times: dict[str, list[float]] = {kind: [] for kind in steps}
+    kinds = list(steps)
+    for number in range(rounds + warm_up):
+        for kind in kinds[number % len(kinds) :] + kinds[: number % len(kinds)]:
+            started = clock()
+            steps[kind]()
+            if number >= warm_up:
+                times[kind].append(1000 * (clock() - started))
+    return times
+
+
+def describe_machine() -> str:
+    """Processor, versions, commit, threads, and the load before we began."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        load = Path("/proc/loadavg").read_text(encoding="utf-8").split()[0]
+    except (OSError, StopIteration):
+        processor, load = platform.processor(), "unknown"
+    commit = subprocess.run(
+        ["git", "-C", Path(__file__).parent, "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    return (
+        f"{processor}, {torch.get_num_threads()} threads, load before {load}; python {platform.python_version()}, "
+        f"torch {torch.__version__}, numpy {np.__version__}; commit {commit or 'unknown'}"
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--cpu-time", action="store_true", help="processor time of this process, not the wall's")
+    parser.add_argument("--base-channels", type=int, nargs="+", default=[8, 16])
+    parser.add_argument("--levels", type=int, default=4)
+    parser.add_argument("--crop-px", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=8)
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    print(f"{describe_machine()}; {'processor' if arguments.cpu_time else 'wall'} time")
+    torch.manual_seed(0)
+    size = (arguments.batch_size, arguments.crop_px, arguments.crop_px)
+    images = torch.randn(size[0], 1, *size[1:]).to(memory_format=torch.channels_last)
+    target = (torch.rand(size) < 0.2).long()
+    for base_channels in arguments.base_channels:
+        steps = {kind: build_step(kind, base_channels, arguments.levels, images, target) for kind in KINDS}
+        times = time_interleaved(steps, arguments.rounds, clock)
+        medians = {kind: statistics.median(values) for kind, values in times.items()}
+        for kind in KINDS:
+            ratios = sorted(a / b for a, b in zip(times[kind], times["float"], strict=True))
+            low, high = ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]
+            print(
+                f"base {base_channels}, {size[0]} crops of {size[1]}x{size[2]}: {kind:>8} {medians[kind]:8.1f} ms, "
+                f"{medians[kind] / medians['float']:.2f} x float (quarter to three quarters of the rounds: "
+                f"{low:.2f} to {high:.2f})"
+            )
+
+
+if __name__ == "__main__":
+    main()
