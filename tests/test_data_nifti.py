@@ -77,7 +77,11 @@ def test_bids_label_choice_and_case_pattern(tmp_path):
     write(tmp_path / "other/x.nii.gz", volume())
     assert "choose one with data.label" in refusal(tmp_path)
     data = read_dataset(DataConfig(path=tmp_path, label="gmseg", case_pattern=r"sub-(\d+)"))
-    assert data.case_ids == ("1", "2")
+    assert data.case_ids == tuple(f"{session}_T2starw" for session in ("sub-1Ses1", "sub-1Ses2", "sub-2"))
+    assert list(data.group_of.values()) == ["1", "1", "2"]  # a volume is a case, the patient what a split keeps whole
+    by_itself = read_dataset(DataConfig(path=tmp_path, label="gmseg"))
+    assert list(by_itself.group_of.values()) == ["sub-1", "sub-1", "sub-2"]
+    assert any("patients found in the names (sub-1, ...): 2" in line for line in by_itself.hints)
     assert len(data.samples) == 3 * SHAPE[2]
     assert any("run-2" in line and "no mask" in line for line in data.problems)
 

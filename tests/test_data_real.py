@@ -30,16 +30,17 @@ SETS = {
         ("nerve", "vessel"),
         0.03238,
     ),
-    "pancreas_ct_nih_jpg": ({"case_pattern": r"PANCREAS_(\d+)-"}, "pairs", 264, 61, 1, ("foreground",), 0.0046512),
+    "pancreas_ct_nih_jpg": ({}, "pairs", 264, 61, 1, ("foreground",), 0.0046512),
     "spinalcord_gm_t2star": (
-        {"label": "gmseg", "case_pattern": r"sub-(\d+)"},
+        {"label": "gmseg"},
         "nifti",
         149,
-        6,
+        8,
         1,
         ("foreground",),
         0.00047813,
     ),
+    "brats2015_small": ({"region": "whole_tumour"}, "brats", 465, 3, 2, ("whole_tumour",), 0.017623),
     "hippocampus_msd": (
         {"classes": {"anterior": [1], "posterior": [2]}},
         "nifti",
@@ -67,10 +68,34 @@ def test_real_set(name):
         assert described["foreground_fraction"][classes[0]] == pytest.approx(fraction, rel=1e-3)  # stated in 5 digits
     assert len(manifest(data, split)["files"]) == samples
     assert data.source is not None
+    if name == "spinalcord_gm_t2star":
+        sessions = [case for case in data.case_ids if "sub-10062" in case]
+        assert len(sessions) == 2
+        assert len({split.part_of(case) for case in sessions}) == 1
+        assert len(set(data.group_of.values())) == 6
     if name == "us_nerve_vessel_usgra":
         assert len(split.test) == 40  # its own test/ folder
     if name == "isbi2012_em":
         assert split.test == tuple(f"slice_{k}" for k in range(24, 30))
+
+
+def test_real_dicom_slices():
+    data = read_dataset(DataConfig(path=real_data("abdomen_ct_dicom_dcmqi")))
+    assert (data.reader, len(data.samples), len(data.case_ids), data.channels) == ("dicom", 3, 1, 1)
+    assert data.samples[0].path is not None
+    assert data.samples[0].path.name == "03.dcm"  # the lowest position comes first
+    assert data.samples[0].spacing_mm == pytest.approx((1.0, 0.810547, 0.810547), rel=1e-6)  # positions in 6 digits
+    liver, spine = (np.median(data.samples[1].image[0][data.samples[1].mask == k]) for k in (1, 2))
+    assert 30 < liver < 70  # Hounsfield units of a liver without contrast agent
+    assert spine > liver
+    assert any("2 DICOM objects that are no images" in line for line in data.problems)
+    assert any("Hounsfield" in line for line in data.hints)
+
+
+def test_real_spleen_gets_a_window_hint():
+    data = read_dataset(DataConfig(path=real_data("spleen_ct_msd_crop")))
+    assert any("look like CT numbers" in line for line in data.hints)
+    assert data.samples[0].spacing_mm == pytest.approx((5.0, 0.794922, 0.794922), rel=1e-6)  # header's float32
 
 
 @pytest.mark.parametrize("name", ["spleen_ct_msd_crop/imagesTr/spleen_2.nii.gz", "isbi2012_em/train-volume.tif"])

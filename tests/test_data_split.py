@@ -126,7 +126,15 @@ def test_refusals(tmp_path):
         {"case_pattern": "no group"},
         {"case_pattern": "(("},
         {"unknown_key": 1},
-        {"reader": "dicom"},
+        {"reader": "nrrd"},
+        {"region": "core", "classes": {"a": [1]}},
+        {"region": "oedema"},
+        {"rater": 0},
+        {"rater": "r1"},
+        {"crop_px": 0},
+        {"crop_px": [64, 64, 64]},
+        {"resample_mm": [0.5, -1]},
+        {"label_flip": ["z"]},
     ],
 )
 def test_wrong_configurations_are_refused(wrong):
@@ -156,9 +164,41 @@ def test_identical_images_in_two_parts_are_an_error_within_one_a_line():
         check_no_leak(with_copy(0, 11), split)
 
 
+def test_many_identical_images_are_a_few_lines():
+    data = dataset(4, slices=12)
+    same = tuple(dataclasses.replace(s, image=data.samples[0].image) for s in data.samples[:12])
+    data = dataclasses.replace(data, samples=(*same, *data.samples[12:]))
+    lines = check_no_leak(data, split_cases(data, SplitConfig(method="blocks")))
+    assert len(lines) == 6
+    assert lines[-1] == "... and 6 more identical images"
+
+
+def test_patients_stay_in_one_part():
+    data = dataset(40, slices=1)
+    samples = tuple(dataclasses.replace(s, group_id=f"patient_{k // 4}") for k, s in enumerate(data.samples))
+    data = dataclasses.replace(data, samples=samples)
+    for seed in range(20):
+        split = split_cases(data, SplitConfig(seed=seed))
+        assert sorted(split.train + split.validation + split.test) == sorted(data.case_ids)
+        assert len(split.test) == 8  # 20 % of 10 patients, 4 cases each
+        parts = {(data.group_of[case], split.part_of(case)) for case in data.case_ids}
+        assert len(parts) == 10
+    split = split_cases(data, SplitConfig(test_cases=("patient_3",)))
+    assert split.test == tuple(f"case_{k}" for k in range(12, 16))
+    assert "and they are of one patient, or the same picture (patient_0): keep" in refusal(
+        data, SplitConfig(test_cases=("case_0",))
+    )
+    two = dataclasses.replace(data, samples=data.samples[:8])
+    assert "8 case(s) in 2 group(s) (case_0 and case_1 are of one patient" in refusal(two, SplitConfig())
+    entries = manifest(data, split)["files"]
+    assert entries[5]["group_id"] == "patient_1"
+
+
 def test_empty_slices_may_be_equal():
     data = dataset(4)
-    black = tuple(dataclasses.replace(s, image=np.zeros_like(s.image)) for s in data.samples)
+    # each channel its own value, as the surroundings of a normalised brain have
+    empty = np.stack([np.full((4, 4), -3.5, np.float32), np.full((4, 4), -2.5, np.float32)])
+    black = tuple(dataclasses.replace(s, image=empty) for s in data.samples)
     data = dataclasses.replace(data, samples=black)
     assert check_no_leak(data, split_cases(data, SplitConfig())) == ()
 

@@ -108,6 +108,7 @@ def data(
     Examples:
       quantunet data my_images
       quantunet data my_images --picture examples.png --set case_pattern='(patient[0-9]+)_'
+      quantunet data BraTS2020 --set region=whole_tumour --set crop_px='[192, 160]'
     """
     overrides = {f"data.{key.removeprefix('data.')}": value for key, value in _parse_settings(set_).items()}
     overrides["data.path"] = str(path)
@@ -130,7 +131,7 @@ def data(
 
 
 def _print_description(found: dict[str, Any]) -> None:
-    plain = [[key, _short(value)] for key, value in found.items() if key not in ("problems", "split", "parts")]
+    plain = [[key, _short(value)] for key, value in found.items() if key not in ("problems", "hints", "split")]
     print_table("data", ["what", "value"], plain)
     for part, content in (found.get("split") or {}).items():
         console.print(f"{part}: {_short(content)}")
@@ -138,6 +139,8 @@ def _print_description(found: dict[str, Any]) -> None:
         console.print(f"problem: {problem}")
     if not found["problems"]:
         console.print("no problems found")
+    for hint in found["hints"]:
+        console.print(f"hint: {hint}")
 
 
 def _short(value: Any) -> str:

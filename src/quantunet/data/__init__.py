@@ -1,9 +1,11 @@
 """Images and masks: readers, splits by case, normalisation, manifest. Nothing here imports torch."""
 
+from quantunet.data.agree import in_plane_of
 from quantunet.data.channels import with_channels
 from quantunet.data.config import DataConfig, NormalizationConfig, SplitConfig
 from quantunet.data.describe import describe
 from quantunet.data.examples_picture import write_examples_picture
+from quantunet.data.in_plane import InPlane, restore_mask
 from quantunet.data.manifest import check_no_leak, manifest
 from quantunet.data.normalize import normalize, pad_to_multiple, resolve, unpad
 from quantunet.data.phantom import phantom_dataset, write_phantom
@@ -16,6 +18,7 @@ __all__ = [
     "PARTS",
     "DataConfig",
     "Dataset",
+    "InPlane",
     "NormalizationConfig",
     "Part",
     "Sample",
@@ -23,6 +26,7 @@ __all__ = [
     "SplitConfig",
     "check_no_leak",
     "describe",
+    "in_plane_of",
     "manifest",
     "normalize",
     "pad_to_multiple",
@@ -31,6 +35,7 @@ __all__ = [
     "read_dataset",
     "read_image",
     "resolve",
+    "restore_mask",
     "split_cases",
     "unpad",
     "with_channels",

@@ -6,9 +6,12 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+Reader = Literal["auto", "pairs", "stack", "kaggle_3m", "nifti", "gm_challenge", "brats", "dicom", "phantom"]
+Length = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Pixels = Annotated[int, Field(gt=0)]
 
 PHANTOM = Path("phantom")  # the special path that means: no folder, the built-in phantom
 BACKGROUND = "background"
@@ -69,9 +72,7 @@ class DataConfig(_Frozen):
     """Where images and masks are, and what they mean."""
 
     path: Path | None = Field(None, description='folder of the data, or "phantom" for the built-in phantom')
-    reader: Literal["auto", "pairs", "stack", "kaggle_3m", "nifti", "phantom"] = Field(
-        "auto", description="layout of the folder; auto looks at the files"
-    )
+    reader: Reader = Field("auto", description="layout of the folder; auto looks at the files")
     classes: dict[str, tuple[int, ...]] | None = Field(
         None,
         description="foreground class name -> values in the mask files, in the order of the class indices; "
@@ -79,8 +80,9 @@ class DataConfig(_Frozen):
     )
     case_pattern: str | None = Field(
         None,
-        description="regular expression searched in each file's path below the folder; group 1 is the case id "
-        "(the patient), so that all images of a patient stay in one part of the split",
+        description="regular expression searched in each file's path below the folder; group 1 is the patient, whose "
+        "images stay in one part of the split; of pictures it is the case too, of volumes each volume is a case; "
+        "absent: habits such as PANCREAS_0001 and sub-01 are found by themselves",
     )
     channels: Literal["auto", "grey", "rgb"] = Field(
         "auto", description="auto: as the files have it, grey when all are grey; grey: RGB becomes grey by luma"
@@ -88,6 +90,26 @@ class DataConfig(_Frozen):
     label: str | None = Field(
         None,
         description='which masks to take when an image has several: the beginning of what follows its name ("gmseg")',
+    )
+    rater: Literal["majority"] | Pixels = Field(
+        "majority",
+        description="which of several raters' masks (x-mask-r1 ...): one by number, or for each pixel the value that "
+        "most of them gave; of values with equally many votes the smallest, so 2:2 is background",
+    )
+    region: Literal["whole_tumour", "core", "enhancing"] | None = Field(
+        None, description="BraTS: this region of the label values is the one foreground class; absent: every label is"
+    )
+    label_flip: tuple[Literal["rows", "columns", "slices"], ...] | None = Field(
+        None,
+        description="NIfTI labels of a DICOM series: take them as stored, not by their affine, with these axes "
+        "reversed; [] reverses none; absent: by the affine",
+    )
+    resample_mm: tuple[Length, Length] | None = Field(
+        None, description="(row, column) spacing to which every slice is resampled: image linear, mask nearest"
+    )
+    crop_px: tuple[Pixels, Pixels] | None = Field(
+        None,
+        description="(rows, columns) kept about the centre of every slice, after resampling; smaller slices stay whole",
     )
     normalization: NormalizationConfig = Field(
         default_factory=lambda: NormalizationConfig.model_validate({}), description="raw intensities to network input"
@@ -99,8 +121,15 @@ class DataConfig(_Frozen):
         False, description="leave slices with an empty mask out of the training part (never out of the others)"
     )
 
+    @field_validator("crop_px", "resample_mm", mode="before")
+    @classmethod
+    def _square_from_one_number(cls, value: object) -> object:
+        return (value, value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
     @model_validator(mode="after")
     def _classes_are_distinct(self) -> DataConfig:
+        if self.region is not None and self.classes is not None:
+            raise ValueError("region and classes both say what the foreground is: give one of them")
         if self.classes is not None:
             if not any(name != BACKGROUND for name in self.classes):
                 raise ValueError("classes needs at least one foreground class")

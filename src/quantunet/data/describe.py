@@ -27,6 +27,7 @@ def describe(dataset: Dataset, split: Split | None = None) -> dict[str, Any]:
         "reader": dataset.reader,
         "source": dataset.source,
         "cases": len(dataset.case_ids),
+        **({"patients": patients} if (patients := len(set(dataset.group_of.values()))) < len(dataset.case_ids) else {}),
         "samples": len(dataset.samples),
         "channels": dataset.channels,
         "shapes": dict(shapes.most_common()),
@@ -35,7 +36,9 @@ def describe(dataset: Dataset, split: Split | None = None) -> dict[str, Any]:
         "foreground_fraction": foreground_fractions(dataset.samples, dataset.class_names),
         "empty_masks": sum(sample.mask is not None and not sample.mask.any() for sample in dataset.samples),
         "intensity": _intensity(dataset.samples),
+        **({"in_plane": dataset.in_plane.to_json()} if dataset.in_plane else {}),
         "problems": list(dataset.problems),
+        "hints": list(dataset.hints),
     }
     if split is not None:
         described["split"] = {}

@@ -13,6 +13,7 @@ from quantunet.data.sample import Dataset, Sample
 # Okabe and Ito: apart for colour-blind eyes, bright enough on grey
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2")
 _COLUMNS = 4
+_AIR_HU = -1000.0
 
 
 def write_examples_picture(dataset: Dataset, path: Path, count: int = 8) -> Path:
@@ -25,7 +26,8 @@ def write_examples_picture(dataset: Dataset, path: Path, count: int = 8) -> Path
     chosen = choose_examples(dataset, count)
     columns = min(_COLUMNS, len(chosen))
     rows = -(-len(chosen) // columns)
-    figure = Figure(figsize=(3.1 * columns, 3.25 * rows + 0.75), dpi=110, facecolor="white")
+    # one picture alone would leave no room for title and legend
+    figure = Figure(figsize=(3.1 * max(columns, 3), 3.25 * rows + 0.75), dpi=110, facecolor="white")
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
@@ -42,7 +44,8 @@ def write_examples_picture(dataset: Dataset, path: Path, count: int = 8) -> Path
     ]
     top = 1 - 0.62 / (3.25 * rows + 0.75)
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=top, wspace=0.04, hspace=0.12)
-    title = f"{dataset.name}: {len(dataset.samples)} images of {len(dataset.case_ids)} cases"
+    cases = len(dataset.case_ids)
+    title = f"{dataset.name}: {len(dataset.samples)} images of {cases} case{'s' * (cases != 1)}"
     figure.text(0.012, 0.985, title, fontsize=13, weight="bold", va="top", color="#222222")
     figure.legend(handles=legend, loc="upper right", ncols=min(5, len(legend)), frameon=False, fontsize=10)
     figure.savefig(path)
@@ -59,14 +62,17 @@ def choose_examples(dataset: Dataset, count: int) -> list[Sample]:
     cases = list(by_case)
     spread = [cases[k] for k in np.unique(np.linspace(0, len(cases) - 1, min(count, len(cases))).round().astype(int))]
     chosen: list[Sample] = []
+    step = 3 if sum(-(-len(by_case[case]) // 3) for case in spread) >= count else 1  # neighbours look alike
     for rank in range(count):
-        chosen += [by_case[case][rank * 3] for case in spread if len(by_case[case]) > rank * 3]
+        chosen += [by_case[case][rank * step] for case in spread if len(by_case[case]) > rank * step]
     return chosen[:count]
 
 
 def displayable(image: NDArray[np.float32]) -> NDArray[np.float64]:
     """(h, w) or (h, w, 3) in 0 to 1 from raw (c, h, w): cut at the 0.5th and 99.5th percentile."""
     shown = image.transpose(1, 2, 0) if len(image) == 3 else image[0]
+    if float(shown.min()) < _AIR_HU - 200:  # CT scanners fill what lies outside their circle with less than air
+        shown = np.maximum(shown, _AIR_HU)
     low, high = np.percentile(shown, (0.5, 99.5))
     if high <= low:  # mostly one value: show what there is
         low, high = float(shown.min()), float(shown.max())

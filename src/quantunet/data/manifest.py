@@ -7,19 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from quantunet.data.pixels_hash import is_constant, pixels_sha256
 from quantunet.data.sample import PARTS, Dataset, Part, Sample
 from quantunet.data.split import Split
 from quantunet.errors import UserError
 
-
-def pixels_sha256(array: NDArray) -> str:
-    """SHA-256 of an array's shape, dtype and little-endian content: the same for the same pixels, whatever the file."""
-    digest = hashlib.sha256(f"{array.dtype.str.lstrip('<>|=')}{array.shape}".encode())
-    digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
-    return digest.hexdigest()
+MAX_LINES = 5  # about identical images
 
 
 def check_no_leak(dataset: Dataset, split: Split) -> tuple[str, ...]:
@@ -32,7 +25,7 @@ def check_no_leak(dataset: Dataset, split: Split) -> tuple[str, ...]:
     first: dict[str, Sample] = {}
     doubles = []
     for sample in dataset.samples:
-        if np.ptp(sample.image) == 0:
+        if is_constant(sample.image):
             continue
         earlier = first.setdefault(pixels_sha256(sample.image), sample)
         if earlier is sample:
@@ -44,7 +37,8 @@ def check_no_leak(dataset: Dataset, split: Split) -> tuple[str, ...]:
                 "bring both into one case with case_pattern"
             )
         doubles.append(f"{sample.name} is the same image as {earlier.name} (both in {parts[0]})")
-    return tuple(doubles)
+    rest = len(doubles) - MAX_LINES
+    return tuple(doubles) if rest <= 1 else (*doubles[:MAX_LINES], f"... and {rest} more identical images")
 
 
 def manifest(dataset: Dataset, split: Split) -> dict[str, Any]:
@@ -55,6 +49,7 @@ def manifest(dataset: Dataset, split: Split) -> dict[str, Any]:
             {
                 "name": sample.name,
                 "case_id": sample.case_id,
+                **({"group_id": sample.group_id} if sample.group_id else {}),
                 "part": split.part_of(sample.case_id),
                 "file": _relative(sample.path, dataset.root),
                 "index": sample.index,
@@ -70,6 +65,7 @@ def manifest(dataset: Dataset, split: Split) -> dict[str, Any]:
         "source": dataset.source,
         "classes": {name: list(v) for name, v in zip(dataset.class_names, dataset.class_values, strict=True)},
         "channels": dataset.channels,
+        "in_plane": dataset.in_plane.to_json() if dataset.in_plane else None,
         "cases": {part: len(getattr(split, part)) for part in PARTS},
         "samples": {part: _count(entries, part) for part in PARTS},
         "sha256": total,

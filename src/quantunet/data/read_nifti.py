@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quantunet.data.config import DataConfig
+from quantunet.data.dataset_json import read_dataset_json
+from quantunet.data.groups import patient_ids
 from quantunet.data.image_file import to_integers
-from quantunet.data.naming import case_ids, files_below, part_of
-from quantunet.data.nifti_file import NIFTI, Volume, nifti_stem, read_volume, slice_pixels
+from quantunet.data.metaimage_file import VOLUMES, read_any_volume, volume_stem
+from quantunet.data.naming import files_below, part_of
+from quantunet.data.nifti_file import Volume, slice_pixels
 from quantunet.data.sample import Found, Part, RawSample
 from quantunet.errors import UserError
 
@@ -28,9 +31,11 @@ _MAX_SHIFT = 0.25
 
 
 @dataclass(frozen=True)
-class _VolumePair:
+class VolumePair:
+    """One scan: its image files (one or more channels each) and its mask; ``stem`` names it."""
+
     stem: str
-    images: tuple[Path, ...]  # one per channel
+    images: tuple[Path, ...]
     mask: Path
     part: Part | None
 
@@ -44,45 +49,73 @@ def read_nifti(root: Path, config: DataConfig) -> Found:
         UserError: missing or ambiguous masks, volumes that ``read_volume`` refuses, other shape or affine of image
             and mask.
     """
-    files = files_below(root, NIFTI)
+    files = files_below(root, VOLUMES)
     if not files:
         raise UserError(f"{root}: no .nii or .nii.gz files for reader: nifti")
     pairs, problems = _pair(root, files, config.label)
-    cases = case_ids(root, [pair.images[0] for pair in pairs], [pair.stem for pair in pairs], config.case_pattern)
-    samples = []
-    for pair, case_id in zip(pairs, cases, strict=True):
-        samples += _slices(pair, case_id)
-    return Found(tuple(samples), tuple(problems), class_names=_names_from_json(root))
+    patients, hint = patient_ids(root, [pair.images[0] for pair in pairs], config.case_pattern)
+    stated = read_dataset_json(root)
+    samples: list[RawSample] = []
+    for k, pair in enumerate(pairs):
+        samples += volume_slices(pair, pair.stem, patients[k] if patients else None)
+        if stated.modalities and samples[-1].file_channels != len(stated.modalities):
+            raise UserError(
+                f"{pair.images[0]}: {samples[-1].file_channels} channel(s), but dataset.json names "
+                f"{len(stated.modalities)} ({', '.join(stated.modalities)}): correct one of them"
+            )
+    return Found(
+        tuple(samples),
+        tuple(problems),
+        class_names=stated.class_names,
+        hints=(hint,) if hint else (),
+        is_hounsfield=tuple(name.upper() for name in stated.modalities) == ("CT",),
+    )
 
 
-def _slices(pair: _VolumePair, case_id: str) -> list[RawSample]:
-    volumes = [read_volume(path) for path in pair.images]
-    first, mask = volumes[0], read_volume(pair.mask)
-    for path, volume in zip((*pair.images[1:], pair.mask), (*volumes[1:], mask), strict=True):
-        _check_geometry(path, volume, pair.images[0], first)
-    if mask.data.shape[3] != 1:
-        raise UserError(f"{pair.mask}: a mask with {mask.data.shape[3]} channels: save one volume of class values")
-    labels = to_integers(mask.data[..., 0], pair.mask)
-    base = pair.stem if case_id == pair.stem else f"{case_id}/{pair.stem}"
-    channels = sum(volume.data.shape[3] for volume in volumes)
+def volume_slices(
+    pair: VolumePair, case_id: str, group_id: str | None = None, labels: NDArray | None = None
+) -> list[RawSample]:
+    """The slices of one scan along its third axis, image files as channels.
+
+    Args:
+        pair: the files.
+        case_id: of the volume.
+        group_id: its patient, where known.
+        labels: (x, y, z) when they were made from several masks; absent: those of ``pair.mask``.
+
+    Raises:
+        UserError: what ``read_volume`` refuses, files of other shape or affine, a mask with channels or fractions.
+    """
+    volumes = [read_any_volume(path) for path in pair.images]
+    first = volumes[0]
+    for path, volume in zip(pair.images[1:], volumes[1:], strict=True):
+        check_geometry(path, volume, pair.images[0], first)
+    if labels is None:
+        mask = read_any_volume(pair.mask)
+        check_geometry(pair.mask, mask, pair.images[0], first)
+        if mask.data.shape[3] != 1:
+            raise UserError(f"{pair.mask}: a mask with {mask.data.shape[3]} channels: save one volume of class values")
+        labels = to_integers(mask.data[..., 0], pair.mask)
     return [
         RawSample(
             pixels=np.concatenate([slice_pixels(volume, index) for volume in volumes]).copy(),
-            file_channels=channels,
+            file_channels=sum(volume.data.shape[3] for volume in volumes),
             labels=np.ascontiguousarray(labels[:, :, index].T),
             case_id=case_id,
-            name=f"{base}/slice_{index:03d}",
+            name=f"{case_id}/slice_{index:03d}",
             spacing_mm=first.spacing_mm,
             path=pair.images[0],
             index=index,
             part=pair.part,
             mask_path=pair.mask,
+            group_id=group_id,
         )
         for index in range(labels.shape[2])
     ]
 
 
-def _check_geometry(path: Path, volume: Volume, image_path: Path, image: Volume) -> None:
+def check_geometry(path: Path, volume: Volume, image_path: Path, image: Volume) -> None:
+    """Refuse a volume of another shape than its image, or whose affine moves a corner by a quarter voxel or more."""
     if volume.data.shape[:3] != image.data.shape[:3]:
         raise UserError(f"{path}: shape {volume.data.shape[:3]}, but {image_path.name} has {image.data.shape[:3]}")
     # where each corner of the volume lies in mm
@@ -95,7 +128,7 @@ def _check_geometry(path: Path, volume: Volume, image_path: Path, image: Volume)
         )
 
 
-def _pair(root: Path, files: list[Path], label: str | None) -> tuple[list[_VolumePair], list[str]]:
+def _pair(root: Path, files: list[Path], label: str | None) -> tuple[list[VolumePair], list[str]]:
     is_bids = (root / "derivatives").is_dir() and any(path.is_dir() for path in root.glob("sub-*"))
     relative = {path: path.relative_to(root) for path in files}
     if is_bids:
@@ -113,11 +146,11 @@ def _pair(root: Path, files: list[Path], label: str | None) -> tuple[list[_Volum
         )
     by_stem: dict[str, list[Path]] = {}
     for path in images:
-        by_stem.setdefault(_CHANNEL.sub("", nifti_stem(path)), []).append(path)
+        by_stem.setdefault(_CHANNEL.sub("", volume_stem(path)), []).append(path)
     tails: dict[str, dict[str, list[Path]]] = {}
     problems = []
     for path in masks:
-        stem = nifti_stem(path)
+        stem = volume_stem(path)
         owner = max(
             (s for s in by_stem if stem == s or stem.startswith((f"{s}_", f"{s}-", f"{s}."))), key=len, default=None
         )
@@ -135,19 +168,19 @@ def _pair(root: Path, files: list[Path], label: str | None) -> tuple[list[_Volum
             raise UserError(f"{own[0]}: has no mask{wanted}: add it, or take the volume out of {root.name}/")
         else:
             part = part_of(relative[own[0]].parts[:-1])
-            pairs.append(_VolumePair(stem, tuple(sorted(own)), mask, part))
+            pairs.append(VolumePair(stem, tuple(sorted(own)), mask, part))
     return pairs, problems
 
 
 def _is_mask(relative: Path, has_folders: bool) -> bool:
     if not has_folders:
-        return bool(_MASK_WORD.search(nifti_stem(relative)))
+        return bool(_MASK_WORD.search(volume_stem(relative)))
     for part in reversed(relative.parts[:-1]):
         if _MASK_FOLDERS.match(part):
             return True
         if _IMAGE_FOLDERS.match(part):
             return False
-    return bool(_MASK_WORD.search(nifti_stem(relative)))
+    return bool(_MASK_WORD.search(volume_stem(relative)))
 
 
 def _choose(image: Path, tails: dict[str, list[Path]], label: str | None) -> Path | None:
@@ -158,21 +191,3 @@ def _choose(image: Path, tails: dict[str, list[Path]], label: str | None) -> Pat
         names = ", ".join(sorted(wanted)) if len(wanted) > 1 else ", ".join(str(path) for path in found)
         raise UserError(f"{image}: has {len(found)} masks ({names}): choose one with data.label")
     return found[0] if found else None
-
-
-def _names_from_json(root: Path) -> dict[int, str] | None:
-    """Class names of an MSD or nnU-Net dataset.json, by mask value."""
-    path = root / "dataset.json"
-    if not path.is_file():
-        return None
-    try:
-        labels = json.loads(path.read_text(encoding="utf-8")).get("labels", {})
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from error
-    names: dict[int, str] = {}
-    for key, value in labels.items() if isinstance(labels, dict) else ():
-        if str(key).isdigit():  # MSD: {"1": "liver"}
-            names[int(key)] = str(value)
-        elif isinstance(value, int):  # nnU-Net: {"liver": 1}
-            names[value] = key
-    return names or None

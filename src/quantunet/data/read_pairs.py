@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantunet.data.config import DataConfig
+from quantunet.data.groups import patient_ids
 from quantunet.data.image_file import PICTURES, read_label_pages, read_pages
-from quantunet.data.naming import Pair, case_ids, files_below, pair_files
+from quantunet.data.naming import Pair, files_below, pair_files
 from quantunet.data.sample import Found, RawSample
 from quantunet.errors import UserError
 
@@ -17,8 +18,8 @@ from quantunet.errors import UserError
 def read_pairs(root: Path, config: DataConfig) -> Found:
     """Every picture that has a mask; several masks of a picture (BUSI's x_mask.png, x_mask_1.png) are merged.
 
-    The case is the file's stem, or what ``config.case_pattern`` finds. Folders called train, val or test state the
-    part of the split.
+    The case is the patient that ``config.case_pattern`` or a known habit finds, else the file's stem. Folders called
+    train, val or test state the part of the split.
 
     Raises:
         UserError: no pictures, missing masks, masks of another size, multi-page files.
@@ -28,7 +29,8 @@ def read_pairs(root: Path, config: DataConfig) -> Found:
         raise UserError(f"{root}: no PNG, JPEG, TIFF or BMP files in it: give the folder that holds images/ and masks/")
     pairs, problems = pair_files(root, files)
     stems = _unique_stems(root, pairs)
-    cases = case_ids(root, [pair.image for pair in pairs], stems, config.case_pattern)
+    patients, hint = patient_ids(root, [pair.image for pair in pairs], config.case_pattern)
+    cases = patients or stems
     samples, notes = [], {}
     for pair, case_id, stem in zip(pairs, cases, stems, strict=True):
         pages = read_pages(pair.image)
@@ -62,7 +64,7 @@ def read_pairs(root: Path, config: DataConfig) -> Found:
     if merged:
         problems.append(f"{merged} images have several masks: merged by union")
     problems += [f"{note} ({count} files)" for note, count in notes.items()]
-    return Found(tuple(samples), tuple(problems))
+    return Found(tuple(samples), tuple(problems), hints=(hint,) if hint else ())
 
 
 def _unique_stems(root: Path, pairs: list[Pair]) -> list[str]:

@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from quantunet.data.in_plane import InPlane, Placement
+
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
@@ -21,11 +23,13 @@ class Sample:
     Attributes:
         image: float32 (c, h, w), the file's own unit.
         mask: uint8 (h, w), 0 = background, k = the dataset's ``class_names[k]``; None when unknown (prediction).
-        case_id: patient, volume or picture: what a split never cuts in two.
+        case_id: volume, picture, or a patient's pictures: what metrics are measured on, never cut in two by a split.
         name: unique in its dataset, such as "case/slice_07".
         spacing_mm: (row, column) of a picture, (slice, row, column) of a volume's slice; None when not recorded.
         path: the file the image came from; None for the phantom.
         index: page or slice in that file, None when the file holds one picture.
+        group_id: the patient, whose cases stay in one part of the split; None: the case itself.
+        placement: where the image lies in its file's picture, None when it is all of it.
     """
 
     image: NDArray[np.float32]
@@ -35,6 +39,8 @@ class Sample:
     spacing_mm: tuple[float, ...] | None = None
     path: Path | None = None
     index: int | None = None
+    group_id: str | None = None
+    placement: Placement | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +55,8 @@ class Dataset:
         default_split: what ``method: auto`` means here.
         given_split: parts that the folder itself states (its ``test/``), else empty.
         source: origin or licence as noted beside the data, if any.
+        hints: one line each of advice: nothing is odd, but another setting may suit better.
+        in_plane: how slices were resampled and cropped, None when they were not.
     """
 
     name: str
@@ -62,6 +70,16 @@ class Dataset:
     default_split: Literal["random", "blocks"] = "random"
     given_split: dict[Part, tuple[str, ...]] = field(default_factory=dict)
     source: str | None = None
+    hints: tuple[str, ...] = ()
+    in_plane: InPlane | None = None
+
+    @property
+    def group_of(self) -> dict[str, str]:
+        """The group of every case, in the order of the samples."""
+        groups: dict[str, str] = {}
+        for sample in self.samples:
+            groups.setdefault(sample.case_id, sample.group_id or sample.case_id)
+        return groups
 
     @property
     def case_ids(self) -> tuple[str, ...]:
@@ -92,6 +110,7 @@ class RawSample:
     index: int | None = None
     part: Part | None = None
     mask_path: Path | None = None
+    group_id: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,3 +121,6 @@ class Found:
     problems: tuple[str, ...] = ()
     default_split: Literal["random", "blocks"] = "random"
     class_names: dict[int, str] | None = None  # mask value -> name, where the folder states it
+    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)  # name -> mask values (BraTS)
+    hints: tuple[str, ...] = ()
+    is_hounsfield: bool = False  # whether the folder says that its values are Hounsfield units

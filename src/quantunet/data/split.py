@@ -1,8 +1,9 @@
-"""Cases to train, validation and test: every case in exactly one part, and written down."""
+"""Cases to train, validation and test: every case in exactly one part, all of a patient's in the same; written down."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,14 +34,20 @@ class Split:
 def split_cases(dataset: Dataset, config: SplitConfig) -> Split:
     """The split that ``config`` asks for; lists and files rule, then the folder's own test/, then fractions.
 
+    Fractions count groups (patients); lists may name a group for all its cases.
+
     Raises:
-        UserError: fewer than 3 cases, an unknown, doubled or forgotten case, an empty part, or an unreadable file.
+        UserError: fewer than 3 cases or groups, an unknown, doubled or forgotten case, a group in two parts, an empty
+            part, or an unreadable file.
     """
     cases = dataset.case_ids
-    if len(cases) < 3:
-        raise UserError(
-            f"{dataset.name}: {len(cases)} case(s), a split needs 3: add cases, or say with case_pattern what a case is"
-        )
+    groups = len(set(dataset.group_of.values()))
+    if groups < 3:
+        what = f"{len(cases)} case(s)"
+        if groups < len(cases):
+            own = [case for case, group in dataset.group_of.items() if group == next(_shared_groups(dataset))]
+            what += f" in {groups} group(s) ({own[0]} and {own[1]} are of one patient, or the same picture)"
+        raise UserError(f"{dataset.name}: {what}, a split needs 3: add cases, or say with case_pattern what a case is")
     if config.file is not None:
         chosen: dict[Part, tuple[str, ...]] = _read_split(config.file)
     else:
@@ -52,6 +59,7 @@ def split_cases(dataset: Dataset, config: SplitConfig) -> Split:
         chosen = {part: stated for part, stated in lists.items() if stated is not None}
         if not chosen:
             chosen = {part: ids for part, ids in dataset.given_split.items() if part != "train"}
+    chosen = _cases_for_groups(dataset, chosen)
     _check_known(dataset, chosen)
     if config.file is None:
         chosen = _fill(dataset, chosen, config)
@@ -60,11 +68,45 @@ def split_cases(dataset: Dataset, config: SplitConfig) -> Split:
         raise UserError(
             f"case {forgotten[0]!r} is in no part of the split ({len(forgotten)} such): name it in one part"
         )
+    _check_groups(dataset, chosen)
     ordered = {part: tuple(case for case in cases if case in set(chosen.get(part, ()))) for part in PARTS}
     empty = [part for part in PARTS if not ordered[part]]
     if empty:
         raise UserError(f"the {empty[0]} part of the split is empty ({len(cases)} cases): add cases to it")
     return Split(ordered["train"], ordered["validation"], ordered["test"])
+
+
+def _cases_for_groups(dataset: Dataset, chosen: dict[Part, tuple[str, ...]]) -> dict[Part, tuple[str, ...]]:
+    """``chosen`` with the name of a group, where it is no case, replaced by the group's cases."""
+    members: dict[str, list[str]] = {}
+    for case, group in dataset.group_of.items():
+        members.setdefault(group, []).append(case)
+    cases = set(dataset.case_ids)
+    return {
+        part: tuple(case for name in names for case in ([name] if name in cases else members.get(name, [name])))
+        for part, names in chosen.items()
+    }
+
+
+def _shared_groups(dataset: Dataset) -> Iterator[str]:
+    """Groups of more than one case."""
+    seen: set[str] = set()
+    for group in dataset.group_of.values():
+        if group in seen:
+            yield group
+        seen.add(group)
+
+
+def _check_groups(dataset: Dataset, chosen: dict[Part, tuple[str, ...]]) -> None:
+    part_of = {case: part for part, ids in chosen.items() for case in ids}
+    first: dict[str, str] = {}
+    for case, group in dataset.group_of.items():
+        other = first.setdefault(group, case)
+        if part_of[other] != part_of[case]:
+            raise UserError(
+                f"case {case!r} is in {part_of[case]}, but {other!r} in {part_of[other]}, and they are of one patient, "
+                f"or the same picture ({group}): keep them in one part"
+            )
 
 
 def _check_known(dataset: Dataset, chosen: dict[Part, tuple[str, ...]]) -> None:
@@ -83,7 +125,11 @@ def _check_known(dataset: Dataset, chosen: dict[Part, tuple[str, ...]]) -> None:
 def _fill(dataset: Dataset, chosen: dict[Part, tuple[str, ...]], config: SplitConfig) -> dict[Part, tuple[str, ...]]:
     """``chosen`` completed: the parts not stated share the remaining cases in the ratio of their fractions."""
     stated = {case for ids in chosen.values() for case in ids}
-    free = [case for case in dataset.case_ids if case not in stated]
+    members: dict[str, list[str]] = {}
+    for case, group in dataset.group_of.items():
+        if case not in stated:
+            members.setdefault(group, []).append(case)
+    free = list(members)
     method = dataset.default_split if config.method == "auto" else config.method
     if method == "random":
         free = [free[k] for k in np.random.default_rng(config.seed).permutation(len(free))]
@@ -98,7 +144,7 @@ def _fill(dataset: Dataset, chosen: dict[Part, tuple[str, ...]], config: SplitCo
     for part in reversed(open_parts):  # from the end: the test block is last, validation before it
         is_first = part == open_parts[0]
         cut = 0 if is_first else max(0, len(free) - max(1, round(count * shares[part] / total)))
-        parts[part], free = tuple(free[cut:]), free[:cut]
+        parts[part], free = tuple(case for group in free[cut:] for case in members[group]), free[:cut]
     return parts
 
 

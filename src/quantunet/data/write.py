@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from quantunet.atomic_file import partial_file
+from quantunet.data.dicom_file import read_series
+from quantunet.data.dicom_names import dicom_files, is_dicom
 from quantunet.data.image_file import JPEG, PICTURES, TIFF
+from quantunet.data.metaimage_file import is_metaimage, read_any_volume, volume_stem
 from quantunet.data.nifti_file import is_nifti, nifti_stem, read_volume
 from quantunet.errors import UserError
 
@@ -29,8 +32,9 @@ def write_masks(
     """Write the masks of one input file, and return the file's path: ``folder / (stem of source + suffix)``.
 
     PNG and BMP become palette pictures whose indices are the class values (JPEG becomes PNG: it cannot hold class
-    values). TIFF keeps its page count and resolution tags. NIfTI keeps affine, header and packing. Rows and columns
-    lie exactly as ``read_image`` gave them. The file appears whole or not at all.
+    values). TIFF keeps its page count and resolution tags. NIfTI keeps affine, header and packing. The folder of a
+    DICOM series or a MetaImage becomes NIfTI on the same grid, a single DICOM slice a PNG. Rows and columns lie exactly
+    as ``read_image`` gave them. The file appears whole or not at all.
 
     Args:
         folder: made when absent.
@@ -52,6 +56,10 @@ def write_masks(
     if is_nifti(source):
         ending = source.name[len(nifti_stem(source)) :]
         target = folder / f"{nifti_stem(source)}{suffix}{ending}"
+    elif source.is_dir() or is_metaimage(source):
+        target = folder / f"{volume_stem(source) if source.is_file() else source.resolve().name}{suffix}.nii.gz"
+    elif is_dicom(source):
+        target = folder / f"{source.stem}{suffix}.png"
     else:
         target = folder / f"{source.stem}{suffix}{'.png' if source.suffix.lower() in JPEG else source.suffix}"
     if target.resolve() == source.resolve():
@@ -59,12 +67,18 @@ def write_masks(
     with partial_file(target) as partial:
         if is_nifti(source):
             _write_nifti(partial, source, masks)
+        elif source.is_dir() or is_metaimage(source):
+            _write_grid(partial, source, masks)
+        elif is_dicom(source):
+            _write_dicom_slice(partial, source, masks)
         elif source.suffix.lower() in TIFF:
             _write_tiff(partial, source, masks)
         elif source.suffix.lower() in PICTURES:
             _write_picture(partial, source, masks)
         else:
-            raise UserError(f"{source}: unknown kind of image: PNG, JPEG, TIFF, BMP or NIfTI (.nii, .nii.gz)")
+            raise UserError(
+                f"{source}: unknown kind of image: PNG, JPEG, TIFF, BMP, NIfTI (.nii, .nii.gz), MHA or DICOM"
+            )
     return target
 
 
@@ -75,10 +89,14 @@ def _write_picture(target: Path, source: Path, masks: NDArray[np.uint8]) -> None
     except OSError as error:
         raise UserError(f"{source}: not readable ({error})") from error
     _check_shape(source, masks, (1, size[1], size[0]))
-    out = Image.fromarray(masks[0]).convert("P")
+    _palette_picture(masks[0]).save(target, **({"dpi": dpi} if dpi else {}))
+
+
+def _palette_picture(mask: NDArray[np.uint8]) -> Image.Image:
+    out = Image.fromarray(mask).convert("P")
     out.putpalette(_PALETTE)
-    out.putdata(masks[0].reshape(-1).tolist())  # convert() may have matched greys to colours: the indices are ours
-    out.save(target, **({"dpi": dpi} if dpi else {}))
+    out.putdata(mask.reshape(-1).tolist())  # convert() may have matched greys to colours: the indices are ours
+    return out
 
 
 def _write_tiff(target: Path, source: Path, masks: NDArray[np.uint8]) -> None:
@@ -116,6 +134,30 @@ def _write_nifti(target: Path, source: Path, masks: NDArray[np.uint8]) -> None:
     data = np.ascontiguousarray(masks.transpose(2, 1, 0)).reshape(shape)
     # the header alone gives the affine: sform, qform and their codes stay bit for bit
     nibabel.save(type(volume.image)(data, None, header), target)
+
+
+def _write_grid(target: Path, source: Path, masks: NDArray[np.uint8]) -> None:
+    """A DICOM folder's or MetaImage's masks as NIfTI on the same grid."""
+    if source.is_dir():
+        series = read_series([path for path in dicom_files(source) if path.parent == source])
+        affine = None if series is None else series.affine
+        if series is None or affine is None:
+            raise UserError(f"{source}: no DICOM series with positions: its masks have no place to be written to")
+        count, _, height, width = series.pixels.shape
+    else:
+        volume = read_any_volume(source)
+        width, height, count = volume.data.shape[:3]
+        affine = volume.affine
+    _check_shape(source, masks, (count, height, width))
+    nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(masks.transpose(2, 1, 0)), affine), target)
+
+
+def _write_dicom_slice(target: Path, source: Path, masks: NDArray[np.uint8]) -> None:
+    series = read_series([source])
+    if series is None:
+        raise UserError(f"{source}: no DICOM image: give image files")
+    _check_shape(source, masks, (1, *series.pixels.shape[2:]))
+    _palette_picture(masks[0]).save(target, format="PNG")
 
 
 def _check_shape(source: Path, masks: NDArray, expected: tuple[int, ...]) -> None:
