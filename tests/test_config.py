@@ -64,7 +64,7 @@ def test_budget_as_numbers() -> None:
     [
         ({"trainning": 1}, "unknown key 'trainning' (did you mean 'training'?)"),
         ({"training.qat.stepps": 1}, "unknown key 'training.qat.stepps' (did you mean 'training.qat.steps'?)"),
-        ({"network.zzz": 1}, "unknown key 'network.zzz'; known here: base_channels, levels, upsampling"),
+        ({"network.zzz": 1}, "unknown key 'network.zzz'; known here: base_channels, channels, head_kernel, levels"),
         ({"network.levels": 1}, "network.levels = 1: Input should be greater than or equal to 2"),
         ({"network.upsampling": "cubic"}, "network.upsampling = 'cubic'"),
         ({"training.qat.steps": "many"}, "training.qat.steps = 'many'"),

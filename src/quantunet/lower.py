@@ -7,6 +7,7 @@ requantization: the deployed graph has integers only.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ from quantunet.ir.graph import (
     UpsampleBilinear2d,
     UpsampleNearest2d,
 )
+from quantunet.ir.validate import MAX_CODE_BIT_WIDTH
 from quantunet.nn import layers
 from quantunet.quant.fake_quant import round_half_up
 from quantunet.quant.quantizers import Quantizer
@@ -43,6 +45,12 @@ LEAVES = (
     layers.UpsampleBilinear,
     layers.Concat,
 )
+
+
+LARGEST_CODE = 255
+"""Magnitude of any activation code."""
+MOST_FRACTION_BITS = 12
+"""Beyond the finest class, for logits of several scales."""
 
 
 class LoweringError(ValueError):
@@ -117,7 +125,9 @@ def _lower_layer(name: str, layer: nn.Module, sources: list[_Source]) -> tuple[N
     match layer:
         case layers.InputLayer():
             quantizer = _required(layer.activation_quantizer, name)
-            node = Input(name, (), layer.channels, _format(quantizer), float(quantizer.scale))
+            if quantizer.truncates or quantizer.is_sign:
+                raise LoweringError(f"layer {name}: an image is rounded to its codes: give it a quantizer that rounds")
+            node = Input(name, (), layer.channels, _format(quantizer, name), float(quantizer.scale))
             return node, quantizer.scale, layer.channels
         case layers.ConvLayer():
             node, scale = _lower_conv(name, layer, inputs, sources[0].scale)
@@ -130,11 +140,10 @@ def _lower_layer(name: str, layer: nn.Module, sources: list[_Source]) -> tuple[N
             return UpsampleNearest2d(name, inputs), scale, channels
         case layers.UpsampleBilinear():
             quantizer = _required(layer.activation_quantizer, name)
-            return (
-                UpsampleBilinear2d(name, inputs, _requantize(scale / 16, quantizer, channels)),
-                quantizer.scale,
-                channels,
-            )
+            if quantizer.truncates:
+                raise LoweringError(f"layer {name}: interpolation that truncates has no integer form, it rounds")
+            stage = _requantize(scale / 16, quantizer, channels, name)
+            return UpsampleBilinear2d(name, inputs, stage), quantizer.scale, channels
         case layers.Concat():
             if any(float(source.scale) != float(scale) for source in sources):
                 raise LoweringError(f"layer {name} joins tensors of different scale")
@@ -144,7 +153,12 @@ def _lower_layer(name: str, layer: nn.Module, sources: list[_Source]) -> tuple[N
 
 
 def _lower_conv(name: str, layer: layers.ConvLayer, inputs: tuple[str, ...], scale: Tensor) -> tuple[Node, Tensor]:
+    if layer.norm is not None:
+        raise LoweringError(f"layer {name} has a batch norm that is not folded: it has no integer form")
+    if not layer.integer_bias:
+        raise LoweringError(f"layer {name} has a float bias: it has no integer form")
     quantizer = _required(layer.weight_quantizer, name)
+    _check_width(quantizer, name)
     channels = layer.conv.out_channels
     weight = _integers(quantizer.codes(layer.conv.weight).transpose(0, layer.out_channel_axis))
     acc_scale = (scale * quantizer.scale).expand(channels)
@@ -153,32 +167,45 @@ def _lower_conv(name: str, layer: layers.ConvLayer, inputs: tuple[str, ...], sca
         bias = _integers(round_half_up(layer.conv.bias / acc_scale).clamp(BIAS.q_min, BIAS.q_max))
     bit_width = _integers(quantizer.bit_width.expand(channels))
     if layer.activation_quantizer is not None:
-        stage, out_scale = (
-            _requantize(acc_scale, layer.activation_quantizer, channels),
-            layer.activation_quantizer.scale,
-        )
+        output = layer.activation_quantizer
+        stage, out_scale = _requantize(acc_scale, output, channels, name), output.scale
+        if output.truncates:  # floor(r acc) = floor(r (acc - 1 / 2r) + 1/2), with r a power of two and acc an integer
+            bias = bias - _integers(torch.floor(0.5 * output.scale / acc_scale))
     else:
-        stage, out_scale = _align(acc_scale)
+        magnitudes = np.abs(weight.astype(np.int64)).reshape(channels, -1).sum(1) * LARGEST_CODE + np.abs(bias)
+        stage, out_scale = _align(acc_scale, torch.from_numpy(magnitudes))
     if layer.transposed:
         return ConvTranspose2d(name, inputs, weight, bit_width, bias, stage), out_scale
     stride, padding = int(layer.conv.stride[0]), int(layer.conv.padding[0])
     return Conv2d(name, inputs, weight, bit_width, bias, stage, stride, padding), out_scale
 
 
-def _requantize(acc_scale: Tensor, quantizer: Quantizer, channels: int) -> Requantize:
+def _requantize(acc_scale: Tensor, quantizer: Quantizer, channels: int, name: str) -> Requantize:
     """From the accumulator's scale, () or (channels,), to the quantizer's."""
     ratios = (acc_scale / quantizer.scale).expand(channels)
+    if quantizer.is_sign:
+        ratios = torch.ones_like(ratios)  # clamped to -1 .. 1, an integer is its sign
+    elif not quantizer.is_clamped:
+        raise LoweringError(f"layer {name}: activations with fractional bits wrap: they have no integer form")
+    elif quantizer.truncates and bool((torch.frexp(ratios).mantissa != 0.5).any()):
+        raise LoweringError(f"layer {name}: truncated activations need weights whose scale is a power of two")
     pairs = [multiplier_and_shift(float(ratio)) for ratio in ratios]
     multiplier, shift = (np.array(values, np.int32) for values in zip(*pairs, strict=True))
-    return Requantize(multiplier, shift, _format(quantizer))
+    return Requantize(multiplier, shift, _format(quantizer, name))
 
 
-def _align(acc_scale: Tensor) -> tuple[Requantize | None, Tensor]:
-    """Logits whose classes differ in scale are brought to the finest one, so that they can be compared."""
+def _align(acc_scale: Tensor, largest: Tensor) -> tuple[Requantize | None, Tensor]:
+    """Logits whose classes differ in scale are brought to the finest one, so that they can be compared.
+
+    ``largest`` (channels,): bounds of the accumulators' magnitudes.
+    """
     finest = acc_scale.min()
     if bool((acc_scale == finest).all()):
         return None, finest
-    # left shifts are exact; a scale that is no power of two is rounded to the finest step
+    if bool((torch.frexp(acc_scale / finest).mantissa != 0.5).any()):
+        # left shifts are exact; other ratios round, so to a step as fine as int32 leaves room for
+        room = math.floor(math.log2(INT32.q_max / float((largest * acc_scale / finest).max().clamp_min(1))))
+        finest = finest / 2 ** min(max(room, 0), MOST_FRACTION_BITS)
     pairs = [multiplier_and_shift(float(ratio)) for ratio in acc_scale / finest]
     multiplier, shift = (np.array(values, np.int32) for values in zip(*pairs, strict=True))
     return Requantize(multiplier, shift, INT32), finest
@@ -209,8 +236,17 @@ def _required(quantizer: Quantizer | None, name: str) -> Quantizer:
     return quantizer
 
 
-def _format(quantizer: Quantizer) -> IntFormat:
-    return IntFormat(int(quantizer.bit_width), quantizer.signed)
+def _format(quantizer: Quantizer, name: str) -> IntFormat:
+    _check_width(quantizer, name)
+    return IntFormat(int(quantizer.bit_width), quantizer.signed, quantizer.narrow_range)
+
+
+def _check_width(quantizer: Quantizer, name: str) -> None:
+    widest = int(quantizer.bit_width.max())
+    if widest > MAX_CODE_BIT_WIDTH:
+        raise LoweringError(
+            f"layer {name} has {widest}-bit codes: an integer form has {MAX_CODE_BIT_WIDTH} bits at most"
+        )
 
 
 def _integers(x: Tensor) -> np.ndarray:

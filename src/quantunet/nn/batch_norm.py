@@ -13,6 +13,7 @@ def fold_batch_norm_(network: nn.Module) -> None:
     """Replace each ``conv, norm`` by one convolution with a bias, equal in evaluation mode up to float rounding.
 
     ``w' = w * gamma / sqrt(var + eps)`` and ``b' = beta + (b - mean) * gamma / sqrt(var + eps)``, by output channel.
+    A norm after the ReLU is left where it is.
     """
     for layer in conv_layers(network).values():
         _fold(layer)
@@ -20,7 +21,7 @@ def fold_batch_norm_(network: nn.Module) -> None:
 
 def _fold(layer: ConvLayer) -> None:
     norm, conv = layer.norm, layer.conv
-    if norm is None:
+    if norm is None or layer.norm_after_relu:
         return
     assert norm.running_mean is not None
     assert norm.running_var is not None

@@ -39,7 +39,8 @@ class ConvLayer(nn.Module):
     """Convolution (or transposed convolution 2x2), batch norm, ReLU; quantized: convolution, then codes.
 
     The unsigned activation quantizer clamps at zero and so takes the place of the ReLU. The bias is rounded to the
-    accumulator's own step, scale of the input x scale of the weight, hence is an integer there.
+    accumulator's own step, scale of the input x scale of the weight, hence is an integer there, unless
+    ``integer_bias`` is set to False.
 
     Args:
         in_channels, out_channels: channels.
@@ -47,6 +48,7 @@ class ConvLayer(nn.Module):
         stride: stride of the convolution.
         transposed: kernel 2x2, stride 2, doubles height and width.
         norm: batch norm between convolution and ReLU; the convolution then has no bias of its own.
+        norm_after_relu: batch norm after the ReLU instead: it cannot be folded, so such a layer has no integer form.
         relu: False for the last layer, whose output are logits.
     """
 
@@ -59,17 +61,20 @@ class ConvLayer(nn.Module):
         stride: int = 1,
         transposed: bool = False,
         norm: bool = True,
+        norm_after_relu: bool = False,
         relu: bool = True,
     ) -> None:
         super().__init__()
-        bias = not norm
+        bias = not norm or norm_after_relu
         self.conv: nn.Conv2d | nn.ConvTranspose2d = (
             nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2, bias=bias)
             if transposed
             else nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias)
         )
         self.norm: nn.BatchNorm2d | None = nn.BatchNorm2d(out_channels) if norm else None
+        self.norm_after_relu = norm and norm_after_relu
         self.relu = relu
+        self.integer_bias = True
         self.weight_quantizer: Quantizer | None = None
         self.activation_quantizer: Quantizer | None = None
         self.output_pixels = 0
@@ -95,7 +100,7 @@ class ConvLayer(nn.Module):
         weight, bias = self.conv.weight, self.conv.bias
         if self.weight_quantizer is not None:
             weight = self.weight_quantizer(weight)
-            if bias is not None and x.scale is not None:
+            if bias is not None and x.scale is not None and self.integer_bias:
                 step = x.scale * self.weight_quantizer.scale
                 bias = round_ste(bias / step).clamp(BIAS.q_min, BIAS.q_max) * step
         if self.transposed:
@@ -103,9 +108,9 @@ class ConvLayer(nn.Module):
         else:
             y = F.conv2d(x.values, weight, bias, stride=self.conv.stride, padding=self.conv.padding)  # pyright: ignore
         if self.norm is not None:
-            y = self.norm(y)
+            y = self.norm(F.relu(y) if self.norm_after_relu else y)
         self.output_pixels = y.shape[2] * y.shape[3]
-        if self.relu and self.activation_quantizer is None:
+        if self.relu and self.activation_quantizer is None and not self.norm_after_relu:
             return Activation(F.relu(y, inplace=True))
         return _activate(y, self.activation_quantizer)
 

@@ -19,27 +19,49 @@ QuantizedLayer = ConvLayer | InputLayer | UpsampleBilinear
 
 
 def assign_quantizers_(
-    network: UNet, weight_quantizer: WeightQuantizerFactory, activation_quantizer: ActivationQuantizerFactory
+    network: UNet,
+    weight_quantizer: WeightQuantizerFactory,
+    activation_quantizer: ActivationQuantizerFactory,
+    image_quantizer: Quantizer | None = None,
 ) -> None:
     """Quantize every layer, the first and the last included.
 
-    Every hidden tensor is unsigned (it comes after a ReLU), the image signed, the logits stay accumulators. The two
-    tensors that meet in a concatenation share one quantizer.
+    Every hidden tensor is unsigned (it comes after a ReLU) unless batch norm comes after the ReLU, the image signed,
+    the logits stay accumulators. The two tensors that meet in a concatenation share one quantizer. The image has
+    ``image_quantizer``; None: one like all others.
 
     Raises:
-        ValueError: if batch norm has not been folded.
+        ValueError: if batch norm has not been folded that can be.
     """
     for name, layer in conv_layers(network).items():
-        if layer.norm is not None:
+        if layer.norm is not None and not layer.norm_after_relu:
             raise ValueError(f"layer {name} still has batch norm: fold it before quantization")
         layer.weight_quantizer = weight_quantizer(layer.conv.out_channels, layer.out_channel_axis)
-        layer.activation_quantizer = activation_quantizer(False) if layer.relu else None
+        layer.activation_quantizer = activation_quantizer(layer.norm_after_relu) if layer.relu else None
     for module in network.modules():
         if isinstance(module, UpsampleBilinear):
             module.activation_quantizer = activation_quantizer(False)
-    network.input.activation_quantizer = activation_quantizer(True)
+    network.input.activation_quantizer = image_quantizer or activation_quantizer(True)
     for skip, below in network.concat_pairs():
         below.activation_quantizer = skip.activation_quantizer
+
+
+def leave_first_and_last_float_(network: UNet) -> None:
+    """As 1908.01073 has it: float image, first block, last layer, interpolation, and biases.
+
+    Tensors are quantized where a quantized convolution writes them.
+    """
+    network.input.activation_quantizer = None
+    block = set(network.encoders[0].modules())
+    for skip, below in network.concat_pairs():
+        # a pair shared its quantizer: what is quantized keeps it, the float half gives it up
+        below.activation_quantizer = skip.activation_quantizer if isinstance(below, ConvLayer) else None
+        if skip in block:
+            skip.activation_quantizer = None
+    for layer in network.first_and_last_layers():
+        layer.weight_quantizer = layer.activation_quantizer = None
+    for layer in conv_layers(network).values():
+        layer.integer_bias = False
 
 
 @torch.no_grad()
@@ -48,8 +70,8 @@ def calibrate_(network: UNet, batches: Iterable[Tensor]) -> None:
     layers = quantized_layers(network)
     batches = list(batches)
     for layer in conv_layers(network).values():
-        assert layer.weight_quantizer is not None
-        layer.weight_quantizer.calibrate(layer.conv.weight)
+        if layer.weight_quantizer is not None:
+            layer.weight_quantizer.calibrate(layer.conv.weight)
     observed = observe_float_activations(network, batches)
     by_quantizer: dict[Quantizer, list[Tensor]] = {}
     for name, layer in layers.items():
@@ -69,6 +91,8 @@ def _make_room_for_biases_(network: UNet, image: Tensor) -> None:
         assert isinstance(layer, ConvLayer)
         scale = inputs[0].scale
         if layer.weight_quantizer is not None and layer.conv.bias is not None and scale is not None:
+            if not layer.integer_bias:
+                return
             layer.weight_quantizer.raise_scale_(layer.conv.bias.abs() / (scale * LARGEST_BIAS_CODE))
 
     hooks = [layer.register_forward_pre_hook(before_layer) for layer in conv_layers(network).values()]

@@ -12,6 +12,7 @@ network of 23 layers: 18 convolutions 3x3, 4 up-convolutions, one 1x1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor, nn
@@ -19,15 +20,16 @@ from torch import Tensor, nn
 from quantunet.nn.layers import Activation, Concat, ConvLayer, InputLayer, MaxPool, UpsampleBilinear, UpsampleNearest
 
 Upsampling = Literal["nearest", "bilinear", "transposed"]
+Order = Literal["conv_bn_relu", "conv_relu_bn"]
 
 
 class DoubleConv(nn.Module):
     """Two convolutions 3x3, each with batch norm and ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm_after_relu: bool = False) -> None:
         super().__init__()
-        self.conv1 = ConvLayer(in_channels, out_channels)
-        self.conv2 = ConvLayer(out_channels, out_channels)
+        self.conv1 = ConvLayer(in_channels, out_channels, norm_after_relu=norm_after_relu)
+        self.conv2 = ConvLayer(out_channels, out_channels, norm_after_relu=norm_after_relu)
 
     def forward(self, x: Activation) -> Activation:  # noqa: D102
         return self.conv2(self.conv1(x))
@@ -42,6 +44,9 @@ class UNet(nn.Module):
         base_channels: channels at full resolution; they double with each level.
         levels: number of resolutions; h and w must be multiples of ``2^(levels - 1)``.
         upsampling: nearest, bilinear, or a transposed convolution that halves the channels, with a ReLU.
+        channels: channels of each level, in place of ``base_channels`` and its doubling.
+        head_kernel: size of the last convolution's kernel.
+        order: where batch norm stands: before the ReLU, or after it, as 1908.01073 has it.
 
     Raises:
         ValueError: in ``forward``, where h or w is no such multiple.
@@ -54,14 +59,21 @@ class UNet(nn.Module):
         base_channels: int = 16,
         levels: int = 4,
         upsampling: Upsampling = "nearest",
+        *,
+        channels: Sequence[int] | None = None,
+        head_kernel: int = 1,
+        order: Order = "conv_bn_relu",
     ) -> None:
         super().__init__()
         self.levels = levels
         self.upsampling: Upsampling = upsampling
-        widths = [base_channels * 2**level for level in range(levels)]
+        self.norm_after_relu = order == "conv_relu_bn"
+        widths = list(channels) if channels else [base_channels * 2**level for level in range(levels)]
         self.input = InputLayer(in_channels)
         inputs = [in_channels, *widths[:-1]]
-        self.encoders = nn.ModuleList(DoubleConv(c_in, c) for c_in, c in zip(inputs, widths, strict=True))
+        self.encoders = nn.ModuleList(
+            DoubleConv(c_in, c, self.norm_after_relu) for c_in, c in zip(inputs, widths, strict=True)
+        )
         self.pool = MaxPool()
         self.concat = Concat()
         self.ups = nn.ModuleList()
@@ -69,9 +81,9 @@ class UNet(nn.Module):
         for level in range(levels - 1):  # ups[level] goes from level + 1 up to level
             below = widths[level + 1]
             up_channels = widths[level] if upsampling == "transposed" else below
-            self.ups.append(build_upsampling(upsampling, below, up_channels))
-            self.decoders.append(DoubleConv(widths[level] + up_channels, widths[level]))
-        self.head = ConvLayer(base_channels, out_channels, kernel=1, norm=False, relu=False)
+            self.ups.append(build_upsampling(upsampling, below, up_channels, self.norm_after_relu))
+            self.decoders.append(DoubleConv(widths[level] + up_channels, widths[level], self.norm_after_relu))
+        self.head = ConvLayer(widths[0], out_channels, kernel=head_kernel, norm=False, relu=False)
 
     def forward(self, image: Tensor) -> Tensor:  # noqa: D102
         height, width = image.shape[2:]
@@ -95,6 +107,11 @@ class UNet(nn.Module):
         """Height and width must be multiples of this."""
         return 2 ** (self.levels - 1)
 
+    def first_and_last_layers(self) -> list[ConvLayer]:
+        """The two convolutions of the first block, and the last convolution."""
+        first = self.encoders[0]
+        return [first.conv1, first.conv2, self.head]  # pyright: ignore[reportReturnType, reportAttributeAccessIssue]
+
     def concat_pairs(self) -> list[tuple[ConvLayer, ConvLayer | UpsampleBilinear]]:
         """For each skip, the two layers whose outputs meet in its concatenation, so must share a quantizer."""
         pairs = []
@@ -105,7 +122,7 @@ class UNet(nn.Module):
         return pairs
 
 
-def build_upsampling(kind: Upsampling, in_channels: int, out_channels: int) -> nn.Module:
+def build_upsampling(kind: Upsampling, in_channels: int, out_channels: int, norm_after_relu: bool = False) -> nn.Module:
     """The layer that doubles height and width."""
     match kind:
         case "nearest":
@@ -113,4 +130,4 @@ def build_upsampling(kind: Upsampling, in_channels: int, out_channels: int) -> n
         case "bilinear":
             return UpsampleBilinear()
         case "transposed":
-            return ConvLayer(in_channels, out_channels, transposed=True)
+            return ConvLayer(in_channels, out_channels, transposed=True, norm_after_relu=norm_after_relu)

@@ -15,6 +15,8 @@ from quantunet.quant.quantizers import Quantizer
 
 Weighting = Literal["parameters", "macs", "layers"]
 WidthOf = Callable[[Quantizer], Tensor]
+FLOAT_BITS = 32
+"""What a number that is not quantized counts."""
 
 
 def trainable_widths(network: UNet, weighting: Weighting) -> tuple[list[Tensor], list[Tensor]]:
@@ -24,7 +26,8 @@ def trainable_widths(network: UNet, weighting: Weighting) -> tuple[list[Tensor],
     """
     widths, counts = [], []
     for layer in conv_layers(network).values():
-        assert layer.weight_quantizer is not None
+        if layer.weight_quantizer is None:
+            continue
         soft = layer.weight_quantizer.soft_bit_width
         importance = {"parameters": layer.conv.weight.numel(), "macs": layer.macs, "layers": 1.0}[weighting]
         widths.append(soft)
@@ -39,7 +42,7 @@ def trainable_activation_widths(network: UNet) -> list[Tensor]:
 
 @torch.no_grad()
 def weight_bits(network: UNet, width_of: WidthOf = lambda quantizer: quantizer.bit_width) -> float:
-    """Average width over all weights, in bits."""
+    """Average width over all weights, in bits; 32 of a weight that is left in float."""
     bits = total = 0.0
     for layer in conv_layers(network).values():
         bits += float(_widths(layer, width_of).mean()) * layer.conv.weight.numel()
@@ -49,7 +52,7 @@ def weight_bits(network: UNet, width_of: WidthOf = lambda quantizer: quantizer.b
 
 @torch.no_grad()
 def packed_weight_bytes(network: UNet, width_of: WidthOf = lambda quantizer: quantizer.bit_width) -> int:
-    """Bytes of all packed weights: each output channel starts on a byte."""
+    """Bytes of all packed weights: each output channel starts on a byte; float weights take four each."""
     total = 0
     for layer in conv_layers(network).values():
         row = layer.conv.weight.numel() // layer.conv.out_channels
@@ -58,15 +61,16 @@ def packed_weight_bytes(network: UNet, width_of: WidthOf = lambda quantizer: qua
 
 
 def _widths(layer: ConvLayer, width_of: WidthOf) -> Tensor:
-    assert layer.weight_quantizer is not None
+    if layer.weight_quantizer is None:
+        return torch.full((layer.conv.out_channels,), float(FLOAT_BITS))
     return width_of(layer.weight_quantizer).expand(layer.conv.out_channels)
 
 
 @torch.no_grad()
 def activation_bits(network: UNet) -> float:
-    """Average width over all quantized tensors, in bits."""
+    """Average width over all quantized tensors, in bits; 32 where there is none."""
     widths = [float(quantizer.bit_width) for quantizer in activation_quantizers(network).values()]
-    return sum(widths) / len(widths)
+    return sum(widths) / len(widths) if widths else float(FLOAT_BITS)
 
 
 @torch.no_grad()
@@ -74,9 +78,9 @@ def widths_by_layer(network: UNet) -> dict[str, list[float]]:
     """[mean weight bits, bits of the layer's output or 0 for the logits], by layer."""
     table = {}
     for name, layer in conv_layers(network).items():
-        assert layer.weight_quantizer is not None
         output = layer.activation_quantizer
-        table[name] = [float(layer.weight_quantizer.bit_width.mean()), float(output.bit_width) if output else 0.0]
+        weight = float(_widths(layer, lambda quantizer: quantizer.bit_width).mean())
+        table[name] = [weight, float(output.bit_width) if output else FLOAT_BITS if layer.relu else 0.0]
     return table
 
 
@@ -127,6 +131,12 @@ ABOUT_TO_ROUND = 2e-4
 
 def _widths_of(quantizer: Quantizer) -> list[Tensor]:
     return [parameter.detach() for parameter in quantizer.width_parameters()]
+
+
+def set_progress_(network: UNet, share: float) -> None:
+    """Tell all quantizers which share of the training of widths is done, 0 to 1."""
+    for quantizer in all_quantizers(network):
+        quantizer.set_progress_(share)
 
 
 def project_(network: UNet) -> None:

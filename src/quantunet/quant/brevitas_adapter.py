@@ -124,3 +124,6 @@ class BrevitasQuantizer(Quantizer):
         frozen = self.frozen_bit_width(shift)
         self.quant.msb_clamp_bit_width_impl = BitWidthConst(int(frozen))
         self.last_bit_width = frozen.detach().clone()
+        if self.channels is None:
+            with torch.no_grad():
+                self(torch.zeros_like(self.last_scale))  # the scale that goes with this width

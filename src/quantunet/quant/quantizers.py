@@ -21,7 +21,21 @@ class Quantizer(nn.Module, abc.ABC):
         channels: number of channels with a range of their own, or None for one range.
         channel_axis: axis of the channels in the tensors to come.
         signed: two's complement codes, else unsigned.
+
+    How codes come from values, for ``lower``; what a quantizer does not state is rounding to the full range.
+
+    Attributes:
+        narrow_range: the most negative code of a signed format is not used.
+        truncates: codes are ``floor(x / scale)``, not ``floor(x / scale + 1/2)``.
+        is_sign: codes are the sign of ``x``, whatever the scale.
+        is_clamped: activation codes are rounded or truncated, then clamped to their format; else they have no integer
+            form (fractions that wrap, for one).
     """
+
+    narrow_range = False
+    truncates = False
+    is_sign = False
+    is_clamped = True
 
     def __init__(self, channels: int | None, channel_axis: int, signed: bool) -> None:
         super().__init__()
@@ -79,6 +93,12 @@ class Quantizer(nn.Module, abc.ABC):
     def freeze_bit_width_(self, shift: float | Tensor) -> None:
         """Fix the width for good; ``shift`` 0.5 is rounding, other shifts meet a budget."""
 
+    def set_progress_(self, share: float) -> None:
+        """Called before every step of training with the share of the steps done, 0 to 1: for values under a schedule.
+
+        Most quantizers have none.
+        """
+
     def codes(self, x: Tensor) -> Tensor:
         """Integer codes of ``x``, in x's own floating type."""
         return integer_codes(x, self.along_channels(self.scale), self.along_channels(self.bit_width), self.signed)
@@ -90,6 +110,17 @@ class Quantizer(nn.Module, abc.ABC):
         shape = [1, 1, 1, 1]
         shape[self.channel_axis] = -1
         return values.view(shape)
+
+
+def observed_magnitude(x: Tensor, channels: int | None, channel_axis: int) -> Tensor:
+    """The range to cover, > 0: the largest magnitude of each channel (channels,), or the 99.9th percentile ()."""
+    if channels is None:
+        magnitudes = x.abs().flatten()
+        stride = max(1, magnitudes.numel() // 1_000_000)  # torch.quantile takes 16 million values at the most
+        top = torch.quantile(magnitudes[::stride], 0.999)
+    else:
+        top = x.abs().transpose(0, channel_axis).flatten(1).amax(1)
+    return top.clamp_min(2**-20)
 
 
 class LearnedPowerOfTwo(Quantizer):
@@ -140,15 +171,8 @@ class LearnedPowerOfTwo(Quantizer):
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
         """Cover the largest magnitude of each channel (weights), or the 99.9th percentile (activations)."""
-        if self.channels is None:
-            magnitudes = x.abs().flatten()
-            stride = max(1, magnitudes.numel() // 1_000_000)  # torch.quantile takes 16 million values at the most
-            top = torch.quantile(magnitudes[::stride], 0.999)
-        else:
-            top = x.abs().transpose(0, self.channel_axis).flatten(1).amax(1)
-        tiny = torch.finfo(torch.float32).tiny
         levels = torch.exp2(self._full(self.width) - int(self.signed))
-        self.exponent.copy_(torch.ceil(torch.log2(top.clamp_min(max(tiny, 2**-20)) / levels)))
+        self.exponent.copy_(torch.ceil(torch.log2(observed_magnitude(x, self.channels, self.channel_axis) / levels)))
 
     @torch.no_grad()
     def raise_scale_(self, smallest: Tensor) -> None:  # noqa: D102

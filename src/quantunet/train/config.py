@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -27,6 +27,19 @@ class NetworkConfig(_Section):
     )
     levels: int = Field(default=4, ge=2, le=6, description="number of resolutions")
     upsampling: Literal["nearest", "bilinear", "transposed"] = "nearest"
+    channels: tuple[Annotated[int, Field(ge=1, le=1024)], ...] | None = Field(
+        default=None, description="channels of each level, in place of base_channels and its doubling"
+    )
+    head_kernel: Literal[1, 3] = Field(default=1, description="kernel of the last convolution")
+    order: Literal["conv_bn_relu", "conv_relu_bn"] = Field(
+        default="conv_bn_relu", description="`conv_relu_bn`, of 1908.01073, cannot be folded: it gives no integer model"
+    )
+
+    @model_validator(mode="after")
+    def _channels_suit_levels(self) -> NetworkConfig:
+        if self.channels is not None and len(self.channels) != self.levels:
+            raise ValueError(f"channels names {len(self.channels)} levels and levels is {self.levels}: make them agree")
+        return self
 
 
 class WidthConfig(_Section):
@@ -35,6 +48,8 @@ class WidthConfig(_Section):
     bit_width: int = Field(default=8, ge=1, le=8, description="width at the start; for `uniform`, the width")
     min_bit_width: int = Field(default=1, ge=1, le=8)
     max_bit_width: int = Field(default=8, ge=1, le=8)
+    integer_bits: int | None = Field(default=None, ge=0, le=8, description="of `fixed_point`: i of Q_{i.f}")
+    fractional_bits: int | None = Field(default=None, ge=0, le=8, description="of `fixed_point`: f of Q_{i.f}")
 
     @model_validator(mode="after")
     def _widths_are_in_order(self) -> WidthConfig:
@@ -49,15 +64,44 @@ class WidthConfig(_Section):
 class QuantizerConfig(_Section):
     """Which quantizer, and how its widths are learned."""
 
-    name: Literal["learned", "brevitas", "uniform", "float"] = Field(
+    name: Literal[
+        "learned", "brevitas", "interpolated", "dq", "hgq", "uniform", "fixed_point", "ternary", "binary", "float"
+    ] = Field(
         default="learned",
-        description="`learned`: ours; `brevitas`: QuantU-Net as published; `uniform`, `float`: baselines",
+        description="`learned`: ours; `brevitas`: QuantU-Net as published; `interpolated`, `dq`, `hgq`: other learned "
+        "widths; `uniform`, `fixed_point`, `ternary`, `binary`: fixed ones; `float`: none",
     )
     weight: WidthConfig = WidthConfig()
     activation: WidthConfig = WidthConfig()
     per: Literal["channel", "layer"] = Field(
         default="channel", description="one width for each output channel, or layer"
     )
+    saturate: bool = Field(default=False, description="of `fixed_point`: round and saturate, where the paper wraps")
+    power_of_two: bool = Field(default=True, description="of `dq`: the step is a power of two, so lowers exactly")
+    float_layers: Literal["none", "first_and_last"] = Field(
+        default="none",
+        description="`first_and_last`, of 1908.01073: first block, last layer, biases, interpolation in float; gives "
+        "no integer model",
+    )
+    int8_layers: Literal["none", "first_and_last"] = Field(
+        default="none", description="`first_and_last`: weights of the first block and the last layer at 8 bits"
+    )
+
+    @model_validator(mode="after")
+    def _options_suit_the_name(self) -> QuantizerConfig:
+        parts = (self.weight, self.activation)
+        if self.name == "fixed_point":
+            for part, what in zip(parts, ("weight", "activation"), strict=True):
+                if not (part.integer_bits or 0) + (part.fractional_bits or 0):
+                    raise ValueError(f"fixed_point needs {what}.integer_bits and {what}.fractional_bits, not both zero")
+        if self.float_layers != "none" and self.int8_layers != "none":
+            raise ValueError("float_layers and int8_layers exclude each other: leave one of them at none")
+        return self
+
+    @property
+    def learns_widths(self) -> bool:
+        """Whether widths are trained, so that there are a bit term, a budget and a freezing."""
+        return self.name in ("learned", "brevitas", "interpolated", "dq", "hgq")
 
 
 class BitLossConfig(_Section):
@@ -71,6 +115,9 @@ class BitLossConfig(_Section):
     )
     activation_share: float = Field(
         default=0.1, ge=0, description="weight of the activations' bits beside the weights' bits"
+    )
+    power: Literal[1, 2] = Field(
+        default=1, description="mean of the widths, or of their squares, which is 64 at 8 bits as in QuantU-Net's log"
     )
 
 

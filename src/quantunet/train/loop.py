@@ -99,8 +99,8 @@ def train(
         run.save_tensors("checkpoints/qat.pt", network.state_dict())
         fabric.barrier()
     _load(network, run, "checkpoints/qat.pt")
-    freeze_bit_widths_(network, _freezing_shift(network, size) if config.quantizer.name != "uniform" else 0.5)
-    if size is not None and config.quantizer.name != "uniform":
+    freeze_bit_widths_(network, _freezing_shift(network, size) if config.quantizer.learns_widths else 0.5)
+    if size is not None and config.quantizer.learns_widths:
         _say_size(size, console)
 
     # 4. a short fine-tuning of the weights at the frozen widths and scales
@@ -115,7 +115,7 @@ def refuse_impossible_budget(config: Config, data: TrainingData, measure_file: M
     Raises:
         UserError: if even the narrowest widths exceed the budget.
     """
-    if config.quantizer.name not in ("learned", "brevitas"):
+    if config.budget is None or not config.quantizer.learns_widths:
         return
     network = build_float_network(config.network, data.channels, data.classes, config.seed)
     untrained = build_quantized_network(network, config.quantizer, _calibration_batches(config, data)[:1])
@@ -182,11 +182,12 @@ def _run_phase(
                 break
             # one step: crops -> logits -> BCE + soft Dice + bit-width term -> weights, scales, widths
             set_learning_rates(optimizer, step, plan.steps)
+            widths.set_progress_(network, step / plan.steps if learns_widths else 1.0)
             images, target = _draw(config, data, first_step + step, fabric)
             logits = module(images).float()
             loss = segmentation_loss(logits, target, config.loss.bce, config.loss.dice)
             total, bit_loss = loss.total, torch.zeros(())
-            if learns_widths and config.quantizer.name != "uniform":
+            if learns_widths and config.quantizer.learns_widths:
                 if controller is not None and config.bit_loss.fixed_weight is None and size is not None:
                     bit_loss_weight = controller.update(step, size.of(lambda quantizer: quantizer.bit_width))
                 bit_loss = _bit_loss(network, config)
@@ -238,11 +239,14 @@ def _draw(config: Config, data: TrainingData, step: int, fabric: Fabric | None) 
 
 
 def _bit_loss(network: UNet, config: Config) -> Tensor:
-    """Average weight width plus the stated share of the average activation width, in bits."""
-    bits = mean_bit_width(*widths.trainable_widths(network, config.bit_loss.weighting))
-    activations = widths.trainable_activation_widths(network)
-    ones = [torch.ones_like(width).detach() for width in activations]
-    return bits + config.bit_loss.activation_share * mean_bit_width(activations, ones)
+    """Average weight width plus the stated share of the average activation width, in bits to the stated power."""
+    power, share = config.bit_loss.power, config.bit_loss.activation_share
+    weights, counts = widths.trainable_widths(network, config.bit_loss.weighting)
+    bits = mean_bit_width([width**power for width in weights], counts)
+    activations = [width**power for width in widths.trainable_activation_widths(network)]
+    if not activations:
+        return bits
+    return bits + share * mean_bit_width(activations, [torch.ones_like(width).detach() for width in activations])
 
 
 def _calibration_batches(config: Config, data: TrainingData) -> list[Tensor]:
