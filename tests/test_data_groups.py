@@ -160,3 +160,13 @@ def test_every_known_set_is_complete():
         assert all(alias.isalnum() and alias == alias.lower() for alias in one.aliases)
     aliases = [alias for one in KNOWN_SETS for alias in one.aliases]
     assert len(set(aliases)) == len(aliases)
+
+
+def test_the_document_names_every_set_and_every_key():
+    text = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    for one in KNOWN_SETS:
+        row = next(line for line in text.splitlines() if line.startswith(f"| {one.name} |"))
+        assert one.licence in row
+        assert all(word in row for word in one.page.replace(",", "").split() if word.startswith("http"))
+    for key in DataConfig.model_fields:
+        assert f"`{key}`" in text, key

@@ -25,6 +25,7 @@ from quantunet.data import (
 )
 from quantunet.data.in_plane import place, place_image, place_mask, placed_spacing_mm
 from quantunet.errors import UserError
+from quantunet.evaluate import evaluate_cases
 
 RNG = np.random.default_rng(3)
 
@@ -112,6 +113,22 @@ def test_dataset_manifest_and_metrics_grid(tmp_path):
     plain = read_dataset(DataConfig(path=tmp_path))
     assert plain.in_plane is None
     assert in_plane_of(DataConfig(path=tmp_path)) is None
+
+
+def test_a_volume_is_measured_in_three_dimensions(tmp_path):
+    """A prediction one slice off is a slice distance away in mm; the diagonal of an empty one spans slices too."""
+    volume(tmp_path / "p.nii.gz", centre_only=True)
+    data = read_dataset(DataConfig(path=tmp_path, resample_mm=(0.5, 0.5), crop_px=(32, 24)))
+    truth = np.stack([np.asarray(sample.mask) for sample in data.samples])
+    truth[2] = 0
+    shifted = np.zeros_like(truth)
+    shifted[1:] = truth[:-1]
+    spacing = {"p": data.samples[0].spacing_mm}
+    result = evaluate_cases({"p": shifted}, {"p": truth}, data.class_names, spacing)
+    assert result.distance_unit == "mm"
+    assert result.mean["hd95"].mean == 4.0
+    empty = evaluate_cases({"p": np.zeros_like(truth)}, {"p": truth}, data.class_names, spacing)
+    assert empty.mean["hd95"].mean == pytest.approx(np.hypot(np.hypot(32 * 0.5, 24 * 0.5), 3 * 4.0))  # float sums
 
 
 def test_a_prediction_is_pasted_back_into_the_file(tmp_path):

@@ -86,6 +86,32 @@ def test_bids_label_choice_and_case_pattern(tmp_path):
     assert any("run-2" in line and "no mask" in line for line in data.problems)
 
 
+def test_a_folder_per_case_with_the_same_names_in_each(tmp_path):
+    written = {}
+    for case in ("case_00", "case_01", "case_02"):
+        written[case] = volume(), labels()
+        write(tmp_path / case / "imaging.nii.gz", written[case][0])
+        write(tmp_path / case / "segmentation.nii.gz", written[case][1])
+    data = read_dataset(DataConfig(path=tmp_path))
+    assert data.case_ids == tuple(written)
+    assert data.channels == 1
+    np.testing.assert_array_equal(data.samples[SHAPE[2]].mask, written["case_01"][1][:, :, 0].T)
+    (tmp_path / "case_01/segmentation.nii.gz").unlink()
+    assert "case_01/imaging.nii.gz: has no mask beside it" in refusal(tmp_path)
+    write(tmp_path / "case_01/segmentation.nii.gz", labels())
+    write(tmp_path / "case_01/other.nii.gz", volume())
+    assert "number channels x_0000" in refusal(tmp_path)
+
+
+def test_two_patients_of_one_name_are_never_channels(tmp_path):
+    for hospital in ("north", "south"):
+        write(tmp_path / f"{hospital}/images/p1.nii.gz", volume())
+        write(tmp_path / f"{hospital}/labels/p1.nii.gz", labels())
+    message = refusal(tmp_path)
+    assert "south/images/p1.nii.gz: the same name as" in message
+    assert "two cases of one name, rename one of them" in message
+
+
 def test_dataset_json_names_the_classes(tmp_path):
     write(tmp_path / "imagesTr/a.nii.gz", volume())
     write(tmp_path / "labelsTr/a.nii.gz", labels(3))

@@ -131,11 +131,11 @@ def check_geometry(path: Path, volume: Volume, image_path: Path, image: Volume) 
 def _pair(root: Path, files: list[Path], label: str | None) -> tuple[list[VolumePair], list[str]]:
     is_bids = (root / "derivatives").is_dir() and any(path.is_dir() for path in root.glob("sub-*"))
     relative = {path: path.relative_to(root) for path in files}
+    has_folders = any(_MASK_FOLDERS.match(part) for path in files for part in relative[path].parts[:-1])
     if is_bids:
         images = [path for path in files if relative[path].parts[0].startswith("sub-")]
         masks = [path for path in files if relative[path].parts[0] == "derivatives"]
     else:
-        has_folders = any(_MASK_FOLDERS.match(part) for path in files for part in relative[path].parts[:-1])
         masks = [path for path in files if _is_mask(relative[path], has_folders)]
         chosen = set(masks)
         images = [path for path in files if path not in chosen]
@@ -147,6 +147,10 @@ def _pair(root: Path, files: list[Path], label: str | None) -> tuple[list[Volume
     by_stem: dict[str, list[Path]] = {}
     for path in images:
         by_stem.setdefault(_CHANNEL.sub("", volume_stem(path)), []).append(path)
+    if not has_folders and any(len({path.parent for path in own}) > 1 for own in by_stem.values()):
+        return _pair_by_folder(root, images, masks, label), []
+    for own in by_stem.values():
+        _check_channels(own)
     tails: dict[str, dict[str, list[Path]]] = {}
     problems = []
     for path in masks:
@@ -170,6 +174,33 @@ def _pair(root: Path, files: list[Path], label: str | None) -> tuple[list[Volume
             part = part_of(relative[own[0]].parts[:-1])
             pairs.append(VolumePair(stem, tuple(sorted(own)), mask, part))
     return pairs, problems
+
+
+def _pair_by_folder(root: Path, images: list[Path], masks: list[Path], label: str | None) -> list[VolumePair]:
+    """A folder per case, the same file names in each: case_01/imaging.nii.gz with case_01/segmentation.nii.gz."""
+    pairs = []
+    for folder in dict.fromkeys(path.parent for path in images):
+        own = [path for path in images if path.parent == folder]
+        _check_channels(own)
+        tails: dict[str, list[Path]] = {}
+        for path in masks:
+            if path.parent == folder:
+                tails.setdefault(volume_stem(path), []).append(path)
+        mask = _choose(own[0], tails, label)
+        if mask is None:
+            raise UserError(f"{own[0]}: has no mask beside it: add it, or take the volume out of {root.name}/")
+        name = folder.relative_to(root).as_posix() if folder != root else volume_stem(own[0])
+        pairs.append(VolumePair(name, tuple(sorted(own)), mask, part_of(folder.relative_to(root).parts)))
+    return pairs
+
+
+def _check_channels(own: list[Path]) -> None:
+    """Several images of one name must be channels of one case, numbered in one folder."""
+    for path in own[1:]:
+        if path.parent != own[0].parent:
+            raise UserError(f"{path}: the same name as {own[0]}: two cases of one name, rename one of them")
+        if not all(_CHANNEL.search(volume_stem(each)) for each in (path, own[0])):
+            raise UserError(f"{path}: beside {own[0].name}: number channels x_0000, x_0001, and keep one file of each")
 
 
 def _is_mask(relative: Path, has_folders: bool) -> bool:
