@@ -244,3 +244,20 @@ def test_inverted_and_extensionless(tmp_path):
     (tmp_path / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
     data = read_dataset(DataConfig(path=tmp_path, reader="dicom"))
     assert len(data.samples) == 1
+
+
+def test_changed_bytes_are_read_or_refused_in_one_line(tmp_path):
+    write_series(tmp_path / "a")
+    path = tmp_path / "a/1-003.dcm"
+    content = path.read_bytes()
+    refused = 0
+    for position in range(128, len(content) - HEIGHT * WIDTH * 2, 2):
+        broken = bytearray(content)
+        broken[position] ^= int(RNG.integers(1, 256))
+        path.write_bytes(bytes(broken))
+        try:
+            read_image(tmp_path / "a")
+        except UserError as error:
+            assert "\n" not in str(error)  # noqa: PT017 - both outcomes are right, DICOM has no checksum
+            refused += 1
+    assert refused > 100

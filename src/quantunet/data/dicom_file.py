@@ -16,6 +16,8 @@ from pydicom.pixels.utils import pixel_array
 from quantunet.errors import UserError
 
 _NO_IMAGE = frozenset({"SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "SR", "PR", "KO", "REG"})
+_SHARED = {"SeriesInstanceUID": "series", "Modality": "modality", "PatientID": "patient"}  # one value in a series
+_MAX_RESCALE = 1e9  # float32 stays finite
 _SAME_MM = 1e-3  # positions closer than this are one position
 _SAME_COSINE = 1e-4
 _MAX_STEP = 0.25  # of the median step: scanners round positions to 0.1 mm, a missing slice doubles the step
@@ -46,13 +48,27 @@ class Series:
 
 
 @dataclass(frozen=True, eq=False)
-class _Slice:
+class _Header:
+    """What a file says of itself, read out at once: pydicom decodes each entry only when asked, and may fail then."""
+
     path: Path
+    dataset: Any
+    texts: dict[str, str]
+    number: int
+    tilt_degrees: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Slice:
+    header: _Header
     pixels: NDArray[np.float32]  # (c, h, w)
-    header: Any
     position: NDArray[np.float64] | None
     directions: NDArray[np.float64] | None  # (2, 3): along a row, along a column
     spacing: tuple[float, float] | None  # (row, column)
+
+    @property
+    def path(self) -> Path:
+        return self.header.path
 
 
 def read_series(paths: Sequence[Path]) -> Series | None:
@@ -62,19 +78,18 @@ def read_series(paths: Sequence[Path]) -> Series | None:
         UserError: damaged or multi-frame files, CT without rescale values, and mixed series, other sizes, spacings or
             directions, two slices at one position, a missing slice, gantry tilt.
     """
-    headers = [(path, _read(path)) for path in paths]
-    images = [(path, header) for path, header in headers if header.get("Modality") not in _NO_IMAGE]
+    images = [header for header in map(_read, paths) if header.texts["Modality"] not in _NO_IMAGE]
     if not images:
         return None
-    first_path, first = images[0]
-    for path, header in images[1:]:
-        for key, what in (("SeriesInstanceUID", "series"), ("Modality", "modality"), ("PatientID", "patient")):
-            if header.get(key) != first.get(key):
+    first = images[0]
+    for header in images[1:]:
+        for key, what in _SHARED.items():
+            if header.texts[key] != first.texts[key]:
                 raise UserError(
-                    f"{path}: another {what} than {first_path.name} ({_plain(header.get(key))}, "
-                    f"{_plain(first.get(key))}): keep one series in a folder"
+                    f"{header.path}: another {what} than {first.path.name} ({_plain(header.texts[key])}, "
+                    f"{_plain(first.texts[key])}): keep one series in a folder"
                 )
-    slices = [_slice(path, header) for path, header in images]
+    slices = [_slice(header) for header in images]
     for one in slices[1:]:
         _check_alike(one, slices[0])
     slices, step_mm = _sorted(slices)
@@ -84,55 +99,56 @@ def read_series(paths: Sequence[Path]) -> Series | None:
         spacing_mm=spacing if spacing is None or step_mm is None else (step_mm, *spacing),
         affine=_affine(slices[0], step_mm),
         paths=tuple(one.path for one in slices),
-        numbers=tuple(int(one.header.get("InstanceNumber") or 0) for one in slices),
-        modality=str(first.get("Modality") or "unknown"),
-        patient_id=str(first.get("PatientID") or ""),
+        numbers=tuple(one.header.number for one in slices),
+        modality=first.texts["Modality"],
+        patient_id=first.texts["PatientID"],
     )
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> _Header:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom warns of harmless deviations from the standard
-            return pydicom.dcmread(path)
+            dataset = pydicom.dcmread(path)
+            texts = {key: str(dataset.get(key) or "") for key in _SHARED}
+            number, tilt = int(dataset.get("InstanceNumber") or 0), float(dataset.get("GantryDetectorTilt") or 0.0)
+            return _Header(path, dataset, texts, number, tilt)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:  # InvalidDicomError, EOFError, ValueError, NotImplementedError ... by what is damaged
         raise UserError(f"{path}: not readable as DICOM ({_short(error)}): replace the file") from error
 
 
-def _slice(path: Path, header: Any) -> _Slice:
+def _slice(header: _Header) -> _Slice:
+    path, dataset = header.path, header.dataset
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            frames = int(header.get("NumberOfFrames") or 1)
-            stored = pixel_array(header) if frames == 1 else np.zeros((1, 1))
-            position, directions = (
-                _floats(header, "ImagePositionPatient", 3),
-                _floats(header, "ImageOrientationPatient", 6),
-            )
-            spacing = _floats(header, "PixelSpacing", 2)
-            slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
-            slope_intercept = None if slope is None or intercept is None else (float(slope), float(intercept))
+            frames = int(dataset.get("NumberOfFrames") or 1)
+            if frames != 1:
+                raise UserError(f"{path}: {frames} frames in one file: save the series as one file per slice")
+            pixels = pixel_array(dataset).astype(np.float32)
+            position = _floats(dataset, "ImagePositionPatient", 3)
+            directions = _floats(dataset, "ImageOrientationPatient", 6)
+            spacing = _floats(dataset, "PixelSpacing", 2)
+            stated = [dataset.get(key) for key in ("RescaleSlope", "RescaleIntercept")]
+            rescale = None if None in stated else (float(stated[0]), float(stated[1]))
+            if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
+                pixels = np.float32(2 ** int(dataset.BitsStored) - 1) - pixels  # stored with white as 0
+    except UserError:
+        raise
     except Exception as error:  # no PixelData, an unknown compression, truncated pixels, text for numbers ...
         raise UserError(f"{path}: not readable as DICOM ({_short(error)}): replace or convert the file") from error
-    if frames != 1:
-        raise UserError(f"{path}: {frames} frames in one file: save the series as one file per slice")
-    pixels = stored.astype(np.float32)
-    if header.get("PhotometricInterpretation") == "MONOCHROME1":
-        pixels = np.float32(2 ** int(header.BitsStored) - 1) - pixels  # stored with white as 0
-    if header.get("Modality") == "CT" and slope_intercept is None:
+    if header.texts["Modality"] == "CT" and rescale is None:
         raise UserError(f"{path}: a CT slice without rescale slope and intercept: its Hounsfield units are not known")
-    if slope_intercept is not None:
-        pixels = pixels * np.float32(slope_intercept[0]) + np.float32(slope_intercept[1])
-        if slope_intercept[0] == 0 or not np.isfinite(pixels).all():
-            raise UserError(
-                f"{path}: rescale slope {slope_intercept[0]:g} and intercept {slope_intercept[1]:g}: damaged"
-            )
+    if rescale is not None:
+        slope, intercept = rescale
+        if slope == 0 or not np.isfinite(rescale).all() or max(map(abs, rescale)) > _MAX_RESCALE:
+            raise UserError(f"{path}: rescale slope {slope:g} and intercept {intercept:g}: damaged")
+        pixels = pixels * np.float32(slope) + np.float32(intercept)
     return _Slice(
-        path,
-        pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1),
         header,
+        pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1),
         position,
         None if directions is None else directions.reshape(2, 3),
         None if spacing is None or not (spacing > 0).all() else (float(spacing[0]), float(spacing[1])),
@@ -171,7 +187,7 @@ def _sorted(slices: list[_Slice]) -> tuple[list[_Slice], float | None]:
     assert last is not None
     assert begin is not None
     tilt = float(np.degrees(np.arccos(min(1.0, (along[-1] - along[0]) / float(np.linalg.norm(last - begin))))))
-    stated = abs(float(first.header.get("GantryDetectorTilt") or 0.0))
+    stated = abs(first.header.tilt_degrees)
     if max(tilt, stated) > _MAX_TILT_DEGREES:
         raise UserError(
             f"{slices[0].path}: gantry tilt of {max(tilt, stated):.1f} degrees: the slices are sheared, resample the "
