@@ -9,7 +9,7 @@ from small_runs import command
 
 from quantunet import __version__
 
-COMMANDS = ("demo", "train", "data", "eval", "predict", "cost", "export", "verify")
+COMMANDS = ("demo", "train", "data", "eval", "predict", "cost", "export", "verify", "compare")
 
 
 def test_the_list_of_commands_is_complete(capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,12 @@ MAY_IMPORT = {
 """
 
 ALL_MAY_IMPORT = {"errors", "atomic_file"}
-MAY_IMPORT_ALL_BUT = {"pipeline": {"cli"}, "cli": set()}
+MAY_IMPORT_ALL_BUT = {
+    "summary": {"cli", "compare", "pipeline"},
+    "pipeline": {"cli", "compare"},
+    "compare": {"cli"},
+    "cli": set(),
+}
 
 TORCH_FREE = {
     "formats",

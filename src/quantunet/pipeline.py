@@ -35,11 +35,11 @@ from quantunet.fake_quant_proof import compare_codes
 from quantunet.integer_model import MODEL_FILE, IntegerModel, stack_by_case
 from quantunet.ir import ranges
 from quantunet.ir.graph import IntegerGraph
-from quantunet.ir.layer_table import layer_table, totals
-from quantunet.ir.packed_file import encode_model, payload_and_header_bytes, write_model
-from quantunet.lower import lower
+from quantunet.ir.packed_file import encode_model, write_model
+from quantunet.lower import LoweringError, lower
 from quantunet.nn.unet import UNet
 from quantunet.report.page import write_report
+from quantunet.summary import float32_bytes, formula_bytes, graph_summary, network_summary
 from quantunet.train.batches import build_training_set
 from quantunet.train.config import Config, to_yaml
 from quantunet.train.loop import (
@@ -85,8 +85,13 @@ def prepare_data(config: Config) -> Prepared:
     return Prepared(dataset, split, resolve(config.data.normalization, parts["train"]), parts)
 
 
-def run_training(config: Config, out: Path, *, resume: bool, console: Console) -> dict[str, Any] | None:
+def run_training(
+    config: Config, out: Path, *, resume: bool, console: Console, float_run: Path | None = None
+) -> dict[str, Any] | None:
     """Do the main job in folder ``out``; return the summary that is also written there.
+
+    ``float_run`` is the folder of a finished run that ends with the float network of this one (same data, network,
+    float phase, seed): its network is taken over instead of being trained again.
 
     With ``config.devices`` above 1 the command starts itself again for each further process: those only train, print
     nothing, and get None.
@@ -104,6 +109,8 @@ def run_training(config: Config, out: Path, *, resume: bool, console: Console) -
     fabric = _build_fabric(config)
     run = RunDir(out, resume=resume, writes=is_first)  # before the other processes start: a folder in use ends it here
     try:
+        if float_run is not None:
+            run.adopt_float(float_run)
         if config.devices > 1:
             logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # which process has which rank
             warnings.filterwarnings("ignore", message="Grad strides do not match")  # of 1x1 kernels: nothing is wrong
@@ -117,8 +124,9 @@ def run_training(config: Config, out: Path, *, resume: bool, console: Console) -
         write_split(data.split, out / SPLIT_FILE)
         for problem in data.dataset.problems:
             console.print(f"note: {problem}", highlight=False)
+        prepared_s = time.monotonic() - started
         trained = train(config, training_data, run, fabric, measure_file, console)
-        return _finish(config, data, trained, run, console, started)
+        return _finish(config, data, trained, run, console, time.monotonic() - prepared_s)
     finally:
         run.close()
 
@@ -179,23 +187,37 @@ def _metadata(data: Prepared, config: Config) -> dict[str, Any]:
 
 def _file_measure(data: Prepared, config: Config) -> MeasureFile:
     metadata = _metadata(data, config)
-    return lambda network: len(encode_model(lower(network, metadata)))
+
+    def measure(network: UNet) -> int:
+        try:
+            return len(encode_model(lower(network, metadata)))
+        except LoweringError:  # a layer is left in float: there will be no file, only a count
+            return formula_bytes(network)
+
+    return measure
 
 
 def _finish(
     config: Config, data: Prepared, trained: Trained, run: RunDir, console: Console, started: float
 ) -> dict[str, Any]:
-    """Lower, write, evaluate on the test cases (the only use of them), prove, report."""
+    """Lower, write, evaluate on the test cases (the only use of them), prove, report.
+
+    ``started``: when this would have started, had the training taken no time (its own clock goes on over resumes).
+    """
     test = data.parts["test"]
     predictions = {"float": _predict(trained.float_network, test, data)}
     graph = None
     proof: dict[str, Any] = {"backends": {}, "accumulators": []}
     if trained.quantized is not None:
         console.print("lowering to integers, evaluating on the test cases, proving …")
-        graph = lower(trained.quantized, _metadata(data, config))
+        predictions["fake_quantized"] = _predict(trained.quantized.double(), test, data)
+        try:
+            graph = lower(trained.quantized, _metadata(data, config))
+        except LoweringError as error:
+            console.print(f"note: no integer model, measured as simulated: {error}", highlight=False)
+    if graph is not None:
         write_model(graph, run.path / MODEL_FILE)
         model = IntegerModel.load(run.path)
-        predictions["fake_quantized"] = _predict(trained.quantized.double(), test, data)
         predictions["integer"] = model.predict_cases(test)
         proof = prove(model, trained.quantized, test, data.normalization)
     truths = stack_by_case(test, _mask)
@@ -207,12 +229,20 @@ def _finish(
 
     summary = _summary(config, data, trained, evaluations, predictions, graph, run.path)
     summary["proof"] = proof
-    summary["time_s"] = {**trained.time_s, "qat": trained.time_s.get("qat", 0.0) + trained.time_s.get("finetune", 0.0)}
-    summary["time_s"]["total"] = time.monotonic() - started
+    summary["time_s"] = _times(trained, run, started)
     run.write_json("summary.json", summary)
     _save_examples(run.path / "examples.npz", test, predictions, evaluations)
     write_report(run.path)
     return summary
+
+
+def _times(trained: Trained, run: RunDir, started: float) -> dict[str, Any]:
+    """Seconds by phase, over all resumes; "total" is of this run alone, without a float phase that was taken over."""
+    phases = trained.time_s
+    times: dict[str, Any] = {**phases, "qat": phases.get("qat", 0.0) + phases.get("finetune", 0.0)}
+    times["float_shared"] = run.has_adopted_float
+    own = times["qat"] + (0.0 if run.has_adopted_float else phases.get("float", 0.0))
+    return times | {"total": own + time.monotonic() - started}
 
 
 def _predict(network: UNet, samples: Sequence[Sample], data: Prepared) -> dict[str, Labels]:
@@ -265,41 +295,20 @@ def _summary(
         "float": evaluations["float"].summary(),
         "trivial": evaluations["trivial"].summary(),
     }
+    whole_bytes = float32_bytes(trained.float_network)
+    summary["integer"] = graph is not None
     if graph is None:
-        return summary
-    float32_bytes = 4 * sum(parameter.numel() for parameter in trained.float_network.parameters())
-    height, width = graph.metadata["image_size"]
-    rows = layer_table(graph, height, width)
-    whole = totals(graph, rows, height, width)
-    file_bytes = (folder / MODEL_FILE).stat().st_size
-    payload, header = payload_and_header_bytes(folder / MODEL_FILE)
+        network, budget = trained.float_network, None
+        if trained.quantized is not None:
+            network, budget = trained.quantized, config.budget
+            summary["quantized"] = summary["fake_quantized"] = evaluations["fake_quantized"].summary()
+        height, width = _metadata(data, config)["image_size"]
+        return summary | network_summary(network, (height, width), whole_bytes, budget)
     differing = differing_pixels(predictions["fake_quantized"], predictions["integer"])
-    pixels = evaluations["integer"].pixels
-    return summary | {
-        "quantized": evaluations["integer"].summary() | {"differing_pixels": differing, "pixels": pixels},
-        "fake_quantized": evaluations["fake_quantized"].summary(),
-        "bit_width": {
-            "weights_by_layer": whole.weight_bits_by_layer,
-            "weights_by_parameter": whole.weight_bits_by_parameter,
-            "activations": whole.activation_bits,
-            "layers": [asdict(row) | {"weight": row.weight_bits, "activation": row.activation_bits} for row in rows],
-        },
-        "size": {
-            "float32_bytes": float32_bytes,
-            "packed_weight_bytes": whole.packed_weight_bytes,
-            "model_file_bytes": file_bytes,
-            "payload_bytes": payload,
-            "header_bytes": header,
-            "ratio": float32_bytes / file_bytes,
-            "budget": config.budget,
-        },
-        "cost": {
-            "macs": whole.macs,
-            "bops": whole.bops,
-            "peak_activation_bytes": whole.peak_activation_bytes,
-            "image": [height, width],
-        },
-    }
+    counts = {"differing_pixels": differing, "pixels": evaluations["integer"].pixels}
+    summary["quantized"] = evaluations["integer"].summary() | counts
+    summary["fake_quantized"] = evaluations["fake_quantized"].summary()
+    return summary | graph_summary(graph, folder, whole_bytes, config.budget)
 
 
 SUMMARY_PARTS: Mapping[str, Part] = {"train": "train", "val": "validation", "test": "test"}
@@ -312,7 +321,7 @@ def _save_examples(
     evaluations: Mapping[str, Evaluation],
 ) -> None:
     """The best, median and worst test case by Dice of the deployed model, each by its slice with most foreground."""
-    deployed = "integer" if "integer" in predictions else "float"
+    deployed = next(name for name in ("integer", "fake_quantized", "float") if name in predictions)
     ranked = sorted(evaluations[deployed].cases, key=lambda case: -case.mean("dice"))
     picks = [ranked[i] for i in dict.fromkeys((0, len(ranked) // 2, len(ranked) - 1))][:EXAMPLES]
     arrays: dict[str, Any] = {"names": np.array([case.case_id for case in picks])}

@@ -71,10 +71,12 @@ def print_results(summary: Mapping[str, Any]) -> None:
     print_table("test cases", ["network", "Dice", "95 % CI", "IoU", f"HD95 {unit}", f"ASSD {unit}", "pixel acc."], rows)
     if "size" in summary:
         size, bits = summary["size"], summary["bit_width"]
+        stored = size["model_file_bytes"]  # None for a float network, and for what has no integer form
         console.print(
             f"weights {bits['weights_by_parameter']:.2f} bit by parameter, {bits['weights_by_layer']:.2f} by layer, "
-            f"activations {bits['activations']:.2f} bit; model file {size['model_file_bytes']:,} bytes, "
-            f"{size['ratio']:.1f} x smaller than float32 ({size['float32_bytes']:,} bytes)"
+            f"activations {bits['activations']:.2f} bit; "
+            + (f"no model file, by formula {size['formula_bytes']:,}" if stored is None else f"model file {stored:,}")
+            + f" bytes, {size['ratio']:.1f} x smaller than float32 ({size['float32_bytes']:,} bytes)"
         )
 
 

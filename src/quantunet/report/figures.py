@@ -50,7 +50,7 @@ Records = Sequence[Mapping[str, Any]]
 
 def width_bars(layers: Sequence[Mapping[str, Any]]) -> str:
     """Bars of the weight and activation width of each layer, in bits, from the first layer down to the last."""
-    with _style("width_bars"):
+    with chart_style("width_bars"):
         figure = Figure(figsize=(10, 0.95 + 0.27 * len(layers)), layout="constrained")
         rows = np.arange(len(layers))
         pair = figure.subplots(1, 2, sharey=True)
@@ -68,7 +68,7 @@ def width_bars(layers: Sequence[Mapping[str, Any]]) -> str:
             axes.set_yticks(rows, [str(layer.get("name", row)) for row, layer in zip(rows, layers, strict=True)])
             axes.tick_params(length=0)
             axes.spines[["left", "bottom"]].set_visible(False)
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def width_course(records: Records) -> str | None:
@@ -85,7 +85,7 @@ def width_course(records: Records) -> str | None:
     ]
     if not panels:
         return None
-    with _style("width_course"):
+    with chart_style("width_course"):
         figure = Figure(figsize=(10, 3.7), layout="constrained")
         shown = np.atleast_1d(np.asarray(figure.subplots(1, len(panels), sharey=True)))
         colours = mpl.colormaps["viridis"](np.linspace(0, 0.9, max(len(names), 2)))
@@ -111,7 +111,7 @@ def width_course(records: Records) -> str | None:
             ticks.ax.set_yticklabels(["first layer", "last layer"], fontsize=9)
             ticks.ax.tick_params(length=0)
             ticks.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def training_curves(records: Records) -> str | None:
@@ -128,7 +128,7 @@ def training_curves(records: Records) -> str | None:
     if not shown:
         return None
     rows = (len(shown) + 1) // 2
-    with _style("training_curves"):
+    with chart_style("training_curves"):
         figure = Figure(figsize=(10, 2.9 * rows + 0.3), layout="constrained")
         grid = np.asarray(figure.subplots(rows, 2, squeeze=False)).ravel()
         for axes, (title, keys, scale) in zip(grid, shown, strict=False):
@@ -138,20 +138,22 @@ def training_curves(records: Records) -> str | None:
             axes.grid(axis="y", color=TRACK)
         for axes in grid[len(shown) :]:
             axes.set_visible(False)
-        return _svg(figure)
+        return svg_text(figure)
 
 
-def dice_by_case(case_ids: Sequence[str], float_dice: Sequence[float], integer_dice: Sequence[float]) -> str:
-    """Dice of each case, float and integer, the cases in the order of their float Dice."""
+def dice_by_case(
+    case_ids: Sequence[str], float_dice: Sequence[float], integer_dice: Sequence[float], after_name: str = "integer"
+) -> str:
+    """Dice of each case, float and deployed, the cases in the order of their float Dice."""
     order = np.argsort(float_dice, kind="stable").tolist()
     before, after = np.asarray(float_dice)[order], np.asarray(integer_dice)[order]
     columns = np.arange(len(order))
-    with _style("dice_by_case"):
+    with chart_style("dice_by_case"):
         figure = Figure(figsize=(10, 3.0 if len(order) > 24 else 3.4), layout="constrained")
         axes = figure.subplots()
         axes.vlines(columns, before, after, color=RULE, linewidth=2.4)
         axes.scatter(columns, before, s=34, facecolor="white", edgecolor=MUTED, linewidth=1.4, label="float", zorder=3)
-        axes.scatter(columns, after, s=26, color=WEIGHT, label="integer", zorder=4)
+        axes.scatter(columns, after, s=26, color=WEIGHT, label=after_name, zorder=4)
         if len(order) <= 24:
             axes.set_xticks(columns, [_short(str(case_ids[i])) for i in order], rotation=35, ha="right", fontsize=8)
         else:
@@ -161,7 +163,7 @@ def dice_by_case(case_ids: Sequence[str], float_dice: Sequence[float], integer_d
         axes.grid(axis="y", color=TRACK)
         axes.set_axisbelow(True)
         axes.legend(loc="lower right", ncols=2)
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def example_panels(example: Example) -> dict[str, str]:
@@ -268,12 +270,13 @@ def _short(name: str) -> str:
     return name if len(name) <= 18 else name[:8] + "…" + name[-8:]
 
 
-def _style(name: str) -> AbstractContextManager[None]:
+def chart_style(name: str) -> AbstractContextManager[None]:
     """Our style, and a salt that gives each chart of a page its own element ids, the same in every run."""
     return mpl.rc_context({**_STYLE, "svg.hashsalt": name})
 
 
-def _svg(figure: Figure) -> str:
+def svg_text(figure: Figure) -> str:
+    """The figure as SVG to stand in a page: the same bytes in every run."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

@@ -83,12 +83,22 @@ def _tiles(run: RunFiles) -> str:
     if change:
         shift, ci95 = number(change["mean"], 3, signed=True), interval(change["ci95"], 3, signed=True)
         paired = f"<br>change {shift} {ci95}, paired"
+    deployed = _deployed_word(run)
     arrow = '<span class="arrow">→</span>'
     dice = f'{number(before.get("dice"))}{arrow}<span class="after">{number(after.get("dice"))}</span>'
     ci95 = f"{interval(before.get('dice_ci95'))} → {interval(after.get('dice_ci95'))} at 95 %{paired}"
+    title = f"Test Dice, float → {deployed}"
+    if _is_float_only(run):
+        title, dice, ci95 = "Test Dice, float network", number(before.get("dice")), interval(before.get("dice_ci95"))
+        ci95 = f"{ci95} at 95 %" if ci95 else ""
+    elif not after.get("dice_ci95"):
+        ci95 = paired.removeprefix("<br>")
+    file_bytes, file_title, compared = sizes.get("model_file_bytes"), "Model file", "to the whole file"
+    if file_bytes is None and sizes.get("formula_bytes") is not None:
+        file_bytes, file_title, compared = sizes["formula_bytes"], "Model, by formula", "no integer model, no file"
     ratio = sizes.get("ratio")
     tiles = (
-        ("Test Dice, float → integer", dice, ci95 if after.get("dice_ci95") else paired.removeprefix("<br>")),
+        (title, dice, ci95),
         (
             "Weight width",
             f"{number(width.get('weights_by_parameter'), 2)} <small>bits</small>",
@@ -96,16 +106,16 @@ def _tiles(run: RunFiles) -> str:
             f"activations {number(width.get('activations'), 2)} bits",
         ),
         (
-            "Model file",
-            _big_size(sizes.get("model_file_bytes")),
-            f"{count(sizes.get('model_file_bytes'))} bytes<br>weights {size(sizes.get('packed_weight_bytes'))}",
+            file_title,
+            _big_size(file_bytes),
+            f"{count(file_bytes)} bytes<br>weights {size(sizes.get('packed_weight_bytes'))}",
         ),
         (
             "Compression",
             f"{number(ratio, 1)}<small>&times;</small>" if ratio is not None else tables.DASH,
-            f"{size(sizes.get('float32_bytes'))} in float32<br>to the whole file",
+            f"{size(sizes.get('float32_bytes'))} in float32<br>{compared}",
         ),
-        ("Codes that differ", *_codes(summary)),
+        ("Codes that differ", *((tables.DASH, "no integer model") if _has_no_integers(run) else _codes(summary))),
     )
     cells = "".join(
         f'<div class="tile{" lead" if i == 0 else ""}"><h3>{title}</h3><p class="big">{big}</p>'
@@ -131,7 +141,14 @@ def _results(run: RunFiles) -> str:
     known = next((evaluation[key] for key in ("integer", "fake_quantized", "float") if evaluation.get(key)), None)
     if known is None:
         return _none("The test cases have not been evaluated yet.")
-    body = _lead("Mean over the test cases, with the 95 % interval below it. The integer model is what is handed over.")
+    handed_over = "The integer model is what is handed over."
+    if _has_no_integers(run):
+        handed_over = (
+            "This is the float baseline: nothing is quantized."
+            if _is_float_only(run)
+            else "Simulated: this network has no integer form, so the fake-quantized one was measured."
+        )
+    body = _lead(f"Mean over the test cases, with the 95 % interval below it. {handed_over}")
     body += tables.results_table(evaluation) + f'<p class="convention">{_conventions(known)}</p>' + _differing(run)
     classes = tables.class_table(evaluation)
     return body + (f"<h3>By class</h3>{classes}" if classes else "")
@@ -148,13 +165,15 @@ def _conventions(evaluation: Mapping[str, Any]) -> str:
         f"{cases} cases. A case pools the pixels of all its slices; classes are averaged in each case. Interval: "
         f"percentile bootstrap over cases, 10&#8239;000 resamples{few}. HD95 (the larger of the two directed 95th "
         f"percentiles) and ASSD are in {unit}: in 3-D where the distance between slices is known, else averaged over "
-        f"the slices with foreground. Empty masks, counted for the integer model by case and class: both empty, "
+        f"the slices with foreground. Empty masks, counted for the best form measured by case and class: both empty, "
         f"overlap {score} and distance 0 ({both}); one empty, overlap 0 ({one}) and distance the image&rsquo;s "
         f"diagonal ({diagonals} of {distances} distances)."
     )
 
 
 def _differing(run: RunFiles) -> str:
+    if _has_no_integers(run):
+        return ""
     quantized = run.summary.get("quantized") or {}
     if quantized.get("differing_pixels") is None:
         return _plain("Pixels that differ between the fake-quantized network and the integer model: not counted yet.")
@@ -169,7 +188,10 @@ def _images(run: RunFiles) -> str:
         return _none("This run has kept no test images.")
     several = any(int(example.truth.max(initial=0)) > 1 for example in run.examples)
     colours = ("", figures.TRUTH, figures.FLOAT, figures.INTEGER)
-    captions = ("Image", "Truth", "Float network", "Integer model")
+    word = "Integer model" if not _has_no_integers(run) else "Fake-quantized network"
+    keys, captions = ("image", "truth", "float", "integer"), ("Image", "Truth", "Float network", word)
+    if _is_float_only(run):
+        keys, captions, colours = keys[:3], captions[:3], colours[:3]
     body = _lead(
         "Coloured lines are the named mask, a colour for each class; dotted white lines the truth."
         if several
@@ -177,11 +199,12 @@ def _images(run: RunFiles) -> str:
     )
     for rank, example in _chosen(run.examples):
         pictures = figures.example_panels(example)
+        after = "" if _is_float_only(run) else f", {_deployed_word(run)} {number(example.dice_integer)}"
         body += (
             f'<div class="example"><h3>{rank} <span>{escape(example.name)}</span><span>Dice: float '
-            f"{number(example.dice_float)}, integer {number(example.dice_integer)}</span></h3><div class='panels'>"
+            f"{number(example.dice_float)}{after}</span></h3><div class='panels'>"
         )
-        for key, caption, colour in zip(("image", "truth", "float", "integer"), captions, colours, strict=True):
+        for key, caption, colour in zip(keys, captions, colours, strict=True):
             mark = f'<span class="key" style="background:{colour}"></span>' if colour and not several else ""
             alt = escape(f"{caption} of {example.name}")
             body += f'<figure><img src="{pictures[key]}" alt="{alt}"><figcaption>{mark}{caption}</figcaption></figure>'
@@ -199,24 +222,29 @@ def _chosen(examples: Sequence[Example]) -> list[tuple[str, Example]]:
 
 
 def _cases(run: RunFiles) -> str:
-    cases = (run.evaluation.get("integer") or {}).get("cases", [])
+    if _is_float_only(run):
+        return _none("The float baseline has nothing to compare by case; evaluation.json holds its cases.")
+    cases = (run.evaluation.get(tables.deployed(run.evaluation)) or {}).get("cases", [])
     if not cases:
         return _none("There are no per-case results of the integer model yet.")
     reference = {case["case_id"]: case for case in (run.evaluation.get("float") or {}).get("cases", [])}
-    body = _lead("Distances and all columns without a name of their own belong to the integer model.")
+    word = "fake-quantized network" if _has_no_integers(run) else "integer model"
+    body = _lead(f"Distances and all columns without a name of their own belong to the {word}.")
     if all(case["case_id"] in reference for case in cases):
         pairs = [(tables.case_value(reference[c["case_id"]], "dice"), tables.case_value(c, "dice")) for c in cases]
         names = [str(case["case_id"]) for case in cases]
-        body += _chart(figures.dice_by_case(names, *zip(*pairs, strict=True)))
+        body += _chart(figures.dice_by_case(names, *zip(*pairs, strict=True), after_name=_deployed_word(run)))
     return body + f'<div class="tall">{tables.case_table(run.evaluation)}</div>'
 
 
 def _widths(run: RunFiles) -> str:
+    if _is_float_only(run):
+        return _none("The float baseline has no widths: all numbers have 32 bits.")
     layers = (run.summary.get("bit_width") or {}).get("layers") or []
     body = ""
     if layers:
         body += _lead(
-            "Learned width of each layer: the mean over its channels&rsquo; weights, and of the activations it gives."
+            "Learned width of each layer: the mean over its channels&rsquo; weights, and of the activations it reads."
         )
         body += _chart(figures.width_bars(layers)) + tables.layer_table(layers)
     else:
@@ -269,15 +297,23 @@ def _cost(run: RunFiles) -> str:
         ["Model file", f"<b>{exact_size(file)}</b>"],
         ["Float network / model file", ratio],
     ]
+    measured = "Sizes are lengths of real bytes."
+    if _has_no_integers(run):
+        stored[2:] = [["Model, by formula", exact_size(sizes.get("formula_bytes"))], ["Float network / formula", ratio]]
+        measured = (
+            "There is no integer model: sizes are by formula, with 4 bytes for each number that is not quantized."
+        )
     return (
         f'<div class="two">{tables.table(["Arithmetic and memory, one image", ""], arithmetic)}'
         f"{tables.table(['Size', ''], stored)}</div>"
         "<p class='convention'>BOPs = MACs &times; weight bits &times; activation bits. "
-        "Sizes are lengths of real bytes.</p>"
+        f"{measured}</p>"
     )
 
 
 def _proof(run: RunFiles) -> str:
+    if _has_no_integers(run):
+        return _none("There is no integer model, hence nothing to prove.")
     proof = run.summary.get("proof") or {}
     backends, accumulators = proof.get("backends") or {}, proof.get("accumulators") or []
     body = _lead("Each backend ran the same inputs as the integer interpreter; equal means every code, not nearly so.")
@@ -304,6 +340,19 @@ def _setup(run: RunFiles) -> str:
     if not run.environment:
         return body + _none("This run has no environment.json.")
     return body + f"<details><summary>Environment</summary>{tables.key_value_table(run.environment)}</details>"
+
+
+def _has_no_integers(run: RunFiles) -> bool:
+    """Whether the finished run ends without an integer model; runs of before this was written down have one."""
+    return not run.summary.get("integer", True)
+
+
+def _is_float_only(run: RunFiles) -> bool:
+    return _has_no_integers(run) and "quantized" not in run.summary
+
+
+def _deployed_word(run: RunFiles) -> str:
+    return "fake-quantized" if _has_no_integers(run) else "integer"
 
 
 def _big_size(value: Any) -> str:

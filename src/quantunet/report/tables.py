@@ -30,6 +30,11 @@ DISTANCES = ("hd95", "assd")
 DASH = '<span class="missing">&ndash;</span>'
 
 
+def deployed(evaluation: Mapping[str, Any]) -> str:
+    """The predictor that a run hands over: the integer model; where it has none, the fake-quantized network."""
+    return next((key for key in ("integer", "fake_quantized") if evaluation.get(key)), "integer")
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], css: str = "", row_css: Sequence[str] = ()) -> str:
     """A table from cells that are HTML already; the first column is text, all others are numbers."""
     header = "".join(f'<th scope="col">{cell}</th>' for cell in head)
@@ -95,18 +100,20 @@ def results_table(evaluation: Mapping[str, Any]) -> str:
         if isinstance(scores, Mapping):
             mean = scores.get("mean", {})
             rows.append([name, *(estimate(mean.get(metric), metric) for metric in METRICS)])
-            kinds.append({"integer": "strong", "trivial": "quiet"}.get(key, ""))
+            kinds.append({deployed(evaluation): "strong", "trivial": "quiet"}.get(key, ""))
     differences = paired_differences(evaluation)
     if differences:
-        rows.append(["Integer &minus; float", *(estimate(differences.get(m), m, signed=True) for m in METRICS)])
+        name = "Integer" if deployed(evaluation) == "integer" else "Fake-quantized"
+        rows.append([f"{name} &minus; float", *(estimate(differences.get(m), m, signed=True) for m in METRICS)])
         kinds.append("difference")
     return table(["Predictor", *_metric_heads(evaluation, METRICS)], rows, "results", kinds)
 
 
 def paired_differences(evaluation: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Integer minus float by metric, paired by case; empty if one of them is missing or the cases differ."""
+    """Deployed minus float by metric, paired by case; empty if one of them is missing or the cases differ."""
     by_predictor = [
-        {case["case_id"]: case for case in (evaluation.get(key) or {}).get("cases", [])} for key in ("integer", "float")
+        {case["case_id"]: case for case in (evaluation.get(key) or {}).get("cases", [])}
+        for key in (deployed(evaluation), "float")
     ]
     if not by_predictor[0] or by_predictor[0].keys() != by_predictor[1].keys():
         return {}
@@ -140,15 +147,16 @@ def class_table(evaluation: Mapping[str, Any]) -> str:
             scores = evaluation[key].get("classes", {}).get(name, {})
             first = f"{escape(name)} <small>{predictor}</small>"
             rows.append([first, *(estimate(scores.get(metric), metric) for metric in metrics)])
-            kinds.append("strong" if key == "integer" else "")
+            kinds.append("strong" if key == deployed(evaluation) else "")
     return table(["Class", *_metric_heads(evaluation, metrics)], rows, "results", kinds)
 
 
 def case_table(evaluation: Mapping[str, Any]) -> str:
-    """One row a case: Dice of the float and the integer model, and the integer model's other metrics."""
+    """One row a case: Dice of the float network and the deployed model, and the deployed model's other metrics."""
     reference = {case["case_id"]: case for case in (evaluation.get("float") or {}).get("cases", [])}
     rows = []
-    for case in (evaluation.get("integer") or {}).get("cases", []):
+    after_name = "integer" if deployed(evaluation) == "integer" else "fake-quantized"
+    for case in (evaluation.get(deployed(evaluation)) or {}).get("cases", []):
         before, after = case_value(reference.get(case["case_id"], {}), "dice"), case_value(case, "dice")
         change = after - before if before is not None and after is not None else None
         others = [metric for metric in METRICS if metric != "dice"]
@@ -159,7 +167,7 @@ def case_table(evaluation: Mapping[str, Any]) -> str:
             + [number(case_value(case, metric), 2 if metric in DISTANCES else 3) for metric in others]
         )
     heads = _metric_heads(evaluation, [metric for metric in METRICS if metric != "dice"])
-    return table(["Case", "Truth, px", "Dice, float", "Dice, integer", "Change", *heads], rows, "cases")
+    return table(["Case", "Truth, px", "Dice, float", f"Dice, {after_name}", "Change", *heads], rows, "cases")
 
 
 def layer_table(layers: Sequence[Mapping[str, Any]]) -> str:

@@ -15,6 +15,9 @@ from quantunet.atomic_file import write_atomically
 from quantunet.errors import UserError
 
 RESUME_FILE = "checkpoints/resume.pt"
+FLOAT_FILE = "checkpoints/float.pt"
+ADOPTED_FILE = "checkpoints/float_from.json"
+"""Names the run whose float network was taken over; absent where the run trained its own."""
 
 
 class RunDir:
@@ -103,6 +106,34 @@ class RunDir:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
             raise UserError(f"checkpoint {path}: is damaged ({type(error).__name__}): start a new run") from None
+
+    def adopt_float(self, float_run: Path) -> None:
+        """Take over the float network of the finished run ``float_run``, and go on behind its float phase.
+
+        Nothing is done where this run has a checkpoint of its own already.
+
+        Raises:
+            UserError: if ``float_run`` holds no finished float network.
+        """
+        if not self.writes or (self.path / RESUME_FILE).exists():
+            return
+        source = RunDir(float_run, resume=True, writes=False)
+        state = source.load_tensors(FLOAT_FILE)
+        if state is None or not (float_run / "summary.json").exists():
+            raise UserError(f"float network {float_run / FLOAT_FILE}: its training has not ended: train it first")
+        times = json.loads((float_run / "summary.json").read_text(encoding="utf-8"))["time_s"]
+        self.save_tensors(FLOAT_FILE, state)
+        records = float_run / "metrics.jsonl"
+        if records.exists():
+            self.write_text("metrics.jsonl", records.read_text(encoding="utf-8"))
+        self.write_json(ADOPTED_FILE, {"float_run": float_run.name})
+        # last, since it says that the rest is there
+        self.save_tensors(RESUME_FILE, {"phase": "qat", "time_s": {"float": times["float"]}})
+
+    @property
+    def has_adopted_float(self) -> bool:
+        """Whether the float network was trained in another run."""
+        return (self.path / ADOPTED_FILE).exists()
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl, and its numbers to TensorBoard under the name of their phase."""

@@ -1,0 +1,76 @@
+"""``compare``: configurations x seeds, in one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from quantunet.cli.app import console, print_json, print_table, require_path
+from quantunet.errors import UserError
+from quantunet.train.config import load_config
+
+SHOWN = ("Dice", "Change to float", "Bits by parameter", "File bytes", "Ratio", "GBOPs", "≥\u00a099\u00a0%")
+"""Columns that fit a terminal; the files have all."""
+
+
+def register_compare_command(app: typer.Typer) -> None:
+    """Add the command of this file."""
+    app.command("compare")(compare)
+
+
+def compare(
+    configs: list[Path] = typer.Argument(..., metavar="CONFIG...", help="YAML configurations, each a row."),
+    seeds: int = typer.Option(3, min=1, help="Seeds by configuration: 0, 1, ..."),
+    out: Path = typer.Option(Path("runs/compare"), help="Folder of the runs and of the table."),
+    jobs: int = typer.Option(1, min=1, help="Runs at a time; cores are divided among them."),
+    data: Path | None = typer.Option(None, help="Folder of images and masks, for all; takes the place of data.path."),
+    only_table: bool = typer.Option(False, help="Run nothing: the table of what is finished."),
+    json_output: bool = typer.Option(False, "--json", help="Print the table as JSON."),
+) -> None:
+    """Run configurations x seeds, and put them in one table: what is done is kept, what was stopped goes on.
+
+    The float network of a data set and seed is trained once. Exit status 1 if a run failed.
+
+    \b
+    Examples:
+      quantunet compare configs/isbi_em.yaml configs/lgg.yaml --seeds 3 --out runs/compare
+      quantunet compare configs/isbi_em.yaml --seeds 1 --only-table --json
+    """
+    try:
+        from quantunet.compare import cells
+        from quantunet.compare.collect import to_json
+        from quantunet.compare.run import compare as run  # torch takes seconds to import: only here
+    except ModuleNotFoundError as error:
+        raise UserError(f"comparing needs {error.name}: pip install 'quantunet[train]'") from None
+    overrides = {} if data is None else {"data.path": str(require_path(data))}
+    messages = Console(stderr=True, highlight=False) if json_output else console
+    loaded = [load_config(path, overrides) for path in configs]
+    result = run(
+        loaded,
+        out,
+        seeds=seeds,
+        at_once=jobs,
+        only_table=only_table,
+        say=lambda line: messages.print(line, markup=False),
+    )
+    missing = cells.missing_lines(result.tables)
+    files = {kind: str(path) for kind, path in result.files.items()}
+    if json_output:
+        failed = {str(folder): line for folder, line in result.failed.items()}
+        print_json({"tables": to_json(result.tables), "missing": missing, "failed": failed, "files": files})
+    else:
+        for table in result.tables:
+            heads = cells.columns(table)
+            shown = [heads.index(head) for head in SHOWN if head in heads]
+            rows = []
+            for row in table.rows:
+                texts = cells.cells(row, table)
+                rows.append([cells.label(row), *(f"{texts[i].text} {texts[i].note}".strip() for i in shown)])
+            print_table(table.name, ["system", *(heads[i] for i in shown)], rows)
+        for line in missing:
+            console.print(f"missing: {line}", markup=False)
+        console.print(f"table: {files['html']}", markup=False)
+    if result.failed:
+        raise typer.Exit(1)

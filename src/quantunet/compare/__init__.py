@@ -1,0 +1,1 @@
+"""Configurations x seeds, side by side in one table: plan, run, collect, write."""

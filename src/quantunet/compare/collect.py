@@ -1,0 +1,256 @@
+"""From run folders to the rows of the table: whatever is finished counts, whatever is missing is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from quantunet.compare.plan import Job, Plan, state_of
+from quantunet.compare.statistics import GATES, PairedChange, keeps, paired_change, t_interval95
+from quantunet.errors import UserError
+from quantunet.report.tables import case_value
+from quantunet.summary import is_simulated
+from quantunet.train.config import Config
+
+Kind = Literal["trivial", "float", "system"]
+IntervalKind = Literal["t over seeds", "bootstrap over cases"]
+
+
+@dataclass(frozen=True)
+class SeedPoint:
+    """One run, as the plot needs it: Dice against bytes and against BOPs."""
+
+    seed: int
+    dice: float
+    bytes: float | None
+    bops: float | None
+    folder: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: means over the seeds that are finished; None where a column does not apply.
+
+    Args:
+        dice_interval: what ``dice_ci95`` is: a t-interval over seeds, or for one seed the bootstrap over its cases.
+        change: against the float network the runs started from, by case.
+        simulated: measured without an integer form; its bytes are by formula.
+        packed_bytes: of the weights; ``file_bytes`` of the whole model file, None where there is none.
+        stored_bytes: the file's, or by formula where there is none: what ``ratio`` and the plot use.
+        keeps: by gate, whether the mean Dice is at least that share of the float networks'.
+        time_s: without a float phase that was taken over.
+        missing: seed -> why it is not in the means.
+    """
+
+    name: str
+    kind: Kind
+    simulated: bool
+    seeds: tuple[int, ...]
+    dice: float | None
+    dice_ci95: tuple[float, float] | None
+    dice_interval: IntervalKind | None
+    change: PairedChange | None
+    hd95: float | None
+    pixel_accuracy: float | None
+    weight_bits_by_layer: float | None
+    weight_bits_by_parameter: float | None
+    activation_bits: float | None
+    packed_bytes: float | None
+    file_bytes: float | None
+    stored_bytes: float | None
+    ratio: float | None
+    bops: float | None
+    keeps: Mapping[str, bool]
+    time_s: float | None
+    missing: Mapping[int, str]
+    points: tuple[SeedPoint, ...]
+
+
+@dataclass(frozen=True)
+class DataTable:
+    """All rows of one data set: all background, the float networks, then the systems in the order they were given."""
+
+    name: str
+    distance_unit: str
+    test_cases: int | None
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class _Finished:
+    job: Job
+    summary: dict[str, Any]
+    evaluation: dict[str, Any]
+
+
+def collect(plan: Plan, out: Path, failed: Mapping[Path, str]) -> list[DataTable]:
+    """The tables of ``plan``, one a data set, from what lies in its folders; ``failed`` says why a run is missing.
+
+    Raises:
+        UserError: if a finished run's file is damaged, naming it.
+    """
+    groups: dict[str, list[Config]] = {}
+    for config in plan.configs:
+        groups.setdefault(_data_identity(config), []).append(config)
+    names = [_data_name(configs[0]) for configs in groups.values()]
+    tables = []
+    for place, configs in enumerate(groups.values()):
+        name = names[place] if names.count(names[place]) == 1 else f"{names[place]} ({configs[0].name} …)"
+        tables.append(_table(name, configs, plan, out, failed))
+    return tables
+
+
+def to_json(tables: Sequence[DataTable]) -> list[dict[str, Any]]:
+    """Everything as plain dicts, lists and numbers."""
+    return json.loads(json.dumps([asdict(table) for table in tables]))
+
+
+def _data_identity(config: Config) -> str:
+    """What makes two configurations' test cases the same: normalisation and training slices play no part."""
+    data = config.data.model_dump(mode="json", exclude={"normalization", "foreground_slices_only_in_training"})
+    return json.dumps(data, sort_keys=True)
+
+
+def _data_name(config: Config) -> str:
+    return config.data.path.name if config.data.path is not None else "data"
+
+
+def _table(name: str, configs: Sequence[Config], plan: Plan, out: Path, failed: Mapping[Path, str]) -> DataTable:
+    rows, floats = [], []
+    for config in configs:
+        jobs = [plan.run(config.name, seed) for seed in plan.seeds]
+        own_floats = tuple(plan.float_run(job) for job in jobs)
+        if own_floats not in [jobs for jobs, _ in floats]:
+            floats.append((own_floats, config))
+        if config.quantizer.name != "float":  # those are the float row
+            rows.append(_row(config.name, "system", jobs, out, failed))
+    several = len(floats) > 1
+    float_rows = [
+        _row(f"float32 ({config.name})" if several else "float32", "float", jobs, out, failed)
+        for jobs, config in floats
+    ]
+    finished = [each for jobs, _ in floats for each in _finished(jobs)]
+    finished = finished or [
+        each for config in configs for each in _finished([plan.run(config.name, seed) for seed in plan.seeds])
+    ]
+    trivial = [_trivial_row(finished[0])] if finished else []
+    return DataTable(
+        name=name,
+        distance_unit=finished[0].summary["float"].get("distance_unit", "px") if finished else "px",
+        test_cases=finished[0].summary["data"]["cases"]["test"] if finished else None,
+        rows=(*trivial, *float_rows, *rows),
+    )
+
+
+def _finished(jobs: Sequence[Job]) -> list[_Finished]:
+    return [
+        _Finished(job, _read(job.folder / "summary.json"), _read(job.folder / "evaluation.json"))
+        for job in jobs
+        if state_of(job) == "done"
+    ]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}): remove its run folder and compare again") from None
+
+
+def _row(name: str, kind: Kind, jobs: Sequence[Job], out: Path, failed: Mapping[Path, str]) -> Row:
+    finished = _finished(jobs)
+    done = {each.job.folder for each in finished}
+    missing = {job.seed: failed.get(job.folder, state_of(job)) for job in jobs if job.folder not in done}
+    summaries = [each.summary for each in finished]
+    quality = [summary["quantized" if kind == "system" else "float"] for summary in summaries]
+    dice = [float(each["dice"]) for each in quality]
+    float_dice = [float(summary["float"]["dice"]) for summary in summaries]
+    one_ci95 = quality[0].get("dice_ci95") if len(quality) == 1 else None
+    sizes, costs = [s.get("size", {}) for s in summaries], [s.get("cost", {}) for s in summaries]
+    widths = [summary.get("bit_width", {}) for summary in summaries]
+    stored = [size.get("model_file_bytes") or size.get("formula_bytes") for size in sizes]
+    return Row(
+        name=name,
+        kind=kind,
+        simulated=any(is_simulated(summary) for summary in summaries),
+        seeds=tuple(each.job.seed for each in finished),
+        dice=_mean(dice),
+        dice_ci95=t_interval95(dice) or ((one_ci95[0], one_ci95[1]) if one_ci95 else None),
+        dice_interval="t over seeds" if len(dice) > 1 else "bootstrap over cases" if one_ci95 else None,
+        change=_change(finished) if kind == "system" else None,
+        hd95=_mean([each.get("hd95") for each in quality]),
+        pixel_accuracy=_mean([each.get("pixel_accuracy") for each in quality]),
+        weight_bits_by_layer=_mean([width.get("weights_by_layer") for width in widths]),
+        weight_bits_by_parameter=_mean([width.get("weights_by_parameter") for width in widths]),
+        activation_bits=_mean([width.get("activations") for width in widths]),
+        packed_bytes=_mean([size.get("packed_weight_bytes") for size in sizes]),
+        file_bytes=_mean([size.get("model_file_bytes") for size in sizes]),
+        stored_bytes=_mean(stored),
+        ratio=_mean([size.get("ratio") for size in sizes]),
+        bops=_mean([cost.get("bops") for cost in costs]),
+        keeps={
+            gate_name(gate): keeps(float(np.mean(dice)), float(np.mean(float_dice)), gate)
+            for gate in GATES
+            if kind == "system" and dice
+        },
+        time_s=_mean([summary.get("time_s", {}).get("total") for summary in summaries]),
+        missing=missing,
+        points=tuple(
+            SeedPoint(each.job.seed, value, size, cost.get("bops"), _relative(each.job.folder, out))
+            for each, value, size, cost in zip(finished, dice, stored, costs, strict=True)
+        ),
+    )
+
+
+def _trivial_row(finished: _Finished) -> Row:
+    trivial = finished.summary["trivial"]
+    nothing: dict[str, Any] = dict.fromkeys(Row.__dataclass_fields__)
+    return Row(
+        **nothing
+        | {
+            "name": "all background",
+            "kind": "trivial",
+            "simulated": False,
+            "seeds": (),
+            "dice": trivial["dice"],
+            "dice_ci95": None,
+            "hd95": trivial.get("hd95"),
+            "pixel_accuracy": trivial["pixel_accuracy"],
+            "keeps": {},
+            "missing": {},
+            "points": (),
+        }
+    )
+
+
+def gate_name(gate: float) -> str:
+    """As in the head of the table: ``99 %``, with a space that does not break."""
+    return f"{100 * gate:g}\u00a0%"
+
+
+def _change(finished: Sequence[_Finished]) -> PairedChange | None:
+    """Deployed (or, where simulated, fake-quantized) Dice minus the float network's, by case and seed."""
+    scores, references = [], []
+    for each in finished:
+        deployed = each.evaluation.get("integer") or each.evaluation["fake_quantized"]
+        scores.append(_dice_by_case(deployed))
+        references.append(_dice_by_case(each.evaluation["float"]))
+    return paired_change(scores, references)
+
+
+def _dice_by_case(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    return {str(case["case_id"]): float(case_value(case, "dice")) for case in evaluation["cases"]}
+
+
+def _mean(values: Sequence[Any]) -> float | None:
+    """The mean, or None where there is no value or one is missing."""
+    return float(np.mean(values)) if values and all(value is not None for value in values) else None
+
+
+def _relative(folder: Path, out: Path) -> str:
+    return folder.relative_to(out).as_posix()

@@ -1,0 +1,173 @@
+"""Dice against bytes and against bit operations: seeds as light points, means as markers, and the front."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite, log10
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from quantunet.compare.collect import DataTable, Row, SeedPoint
+from quantunet.compare.statistics import GATES, pareto_front
+from quantunet.report.figures import INK, MUTED, TRACK, chart_style, svg_text
+
+COLOURS = ("#0f766e", "#c2693c", "#3b6fb6", "#8b5fbf", "#b8396a", "#7a8b2a", "#2a9fb0", "#a67c2d", "#5b6675", "#d1495b",
+           "#4f8a5b", "#6c5ce7")  # fmt: skip
+MARKERS = "osD^vPX<>ph*"
+SPAN = 0.25
+"""Dice shown below the best: a system that failed altogether must not press all others into one line."""
+FRONT = "#94a3b3"
+PANEL_POINTS, LETTER_POINTS = 340, 4.7
+"""Width of a panel and of a letter of a name, about."""
+
+
+@dataclass(frozen=True)
+class _Series:
+    """One system in one panel: the mean (cost, Dice), its seeds, and how it is drawn."""
+
+    row: Row
+    mean: tuple[float, float]
+    seeds: Sequence[tuple[float, float]]
+    colour: str
+    marker: str
+
+
+def pareto_svg(table: DataTable) -> str | None:
+    """The plot as SVG, or None where no run is finished."""
+    if not _rows(table):
+        return None
+    with chart_style("pareto_" + table.name):
+        return svg_text(_figure(table))
+
+
+def pareto_png(table: DataTable) -> bytes:
+    """The plot as PNG, for Markdown."""
+    buffer = io.BytesIO()
+    with chart_style("pareto_" + table.name):
+        _figure(table).savefig(buffer, format="png", dpi=150, facecolor="white")
+    return buffer.getvalue()
+
+
+def _rows(table: DataTable) -> list[Row]:
+    return [row for row in table.rows if row.points]
+
+
+def _figure(table: DataTable) -> Figure:
+    rows = _rows(table)
+    columns = 4
+    legend_lines = -(-len(rows) // columns) + 1
+    figure = Figure(figsize=(11, 4.9 + 0.24 * legend_lines), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    costs = (("bytes", "model, KiB (log)", 1024.0), ("bops", "GBOPs of one image (log)", 1e9))
+    for axes, (key, title, unit) in zip(panels, costs, strict=True):
+        _panel(axes, [each for row in rows if (each := _series(row, rows, key, unit))], table)
+        axes.set_xlabel(title)
+    panels[0].set_title(f"Dice against bytes: {table.name}")
+    panels[1].set_title("Dice against bit operations")
+    panels[0].set_ylabel("Dice of the test cases")
+    _set_dice_range(panels[0], [row.dice for row in rows if row.dice is not None], rows)
+    figure.legend(handles=_legend(rows), loc="outside lower center", ncols=columns, handletextpad=0.4)
+    return figure
+
+
+def _series(row: Row, rows: Sequence[Row], key: str, unit: float) -> _Series | None:
+    cost = row.stored_bytes if key == "bytes" else row.bops
+    if cost is None or row.dice is None:
+        return None
+    seeds = [(value / unit, point.dice) for point in row.points if (value := _cost(point, key)) is not None]
+    colour, marker = _look(row, rows)
+    return _Series(row, (cost / unit, row.dice), seeds, colour, marker)
+
+
+def _cost(point: SeedPoint, key: str) -> float | None:
+    return point.bytes if key == "bytes" else point.bops
+
+
+def _look(row: Row, rows: Sequence[Row]) -> tuple[str, str]:
+    if row.kind == "float":
+        return INK, "*"
+    place = [each.name for each in rows if each.kind == "system"].index(row.name)
+    return COLOURS[place % len(COLOURS)], MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
+
+
+def _panel(axes: Axes, series: Sequence[_Series], table: DataTable) -> None:
+    axes.set_xscale("log")
+    front = pareto_front([each.mean for each in series])
+    if front:
+        x = [series[i].mean[0] for i in front]
+        y = [series[i].mean[1] for i in front]
+        axes.plot(x, y, drawstyle="steps-post", color=FRONT, linewidth=1.6, zorder=2)
+        axes.fill_between(x, y, -1, step="post", color=TRACK, zorder=0, linewidth=0)
+    for each in series:
+        if len(each.seeds) > 1:
+            axes.scatter(*zip(*each.seeds, strict=True), s=18, color=each.colour, alpha=0.32, linewidth=0, zorder=3)
+        size = 150 if each.marker == "*" else 62
+        face, edge, line = ("white", each.colour, 1.5) if each.row.simulated else (each.colour, "white", 0.9)
+        axes.scatter(*each.mean, s=size, marker=each.marker, facecolor=face, edgecolor=edge, linewidth=line, zorder=5)
+    _set_costs(axes, [value for each in series for value, _ in [each.mean, *each.seeds]])
+    for i in front:
+        if series[i].row.kind == "system":
+            _name(axes, series[i])
+    floats = [row.dice for row in table.rows if row.kind == "float" and row.dice is not None]
+    for dice in floats[:1] if len(floats) == 1 else ():
+        axes.axhline(dice, color=INK, linewidth=0.9, linestyle=(0, (5, 4)), alpha=0.55, zorder=1)
+        axes.axhline(GATES[0] * dice, color=MUTED, linewidth=0.8, linestyle=(0, (1, 3)), zorder=1)
+        axes.annotate("99 % of float", (1, GATES[0] * dice), (-4, -3), xycoords=("axes fraction", "data"),
+                      textcoords="offset points", va="top", ha="right", fontsize=7.5, color=MUTED)  # fmt: skip
+    axes.grid(axis="y", color=TRACK, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _name(axes: Axes, series: _Series) -> None:
+    """The name above on the left, or, where it would leave the panel, below on the right."""
+    low, high = (log10(end) for end in axes.get_xlim())
+    place = (log10(series.mean[0]) - low) / (high - low)
+    fits = place * PANEL_POINTS > LETTER_POINTS * len(series.row.name) + 10
+    axes.annotate(series.row.name, series.mean, (-6, 6) if fits else (7, -12), textcoords="offset points",
+                  ha="right" if fits else "left", fontsize=8, color=series.colour, zorder=6)  # fmt: skip
+
+
+def _set_costs(axes: Axes, values: Sequence[float]) -> None:
+    """A range with room on the left for names, ticks at 1, 2 and 5 of each decade, written as plain numbers."""
+    if not values:
+        return
+    low, high = log10(min(values)), log10(max(values))
+    room = max(0.12 * (high - low), 0.12)
+    axes.set_xlim(10 ** (low - 1.9 * room), 10 ** (high + room))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high - low < 2.2 else (1,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _set_dice_range(axes: Axes, means: Sequence[float], rows: Sequence[Row]) -> None:
+    values = [value for value in [*means, *(point.dice for row in rows for point in row.points)] if isfinite(value)]
+    best = max(values)
+    shown = [value for value in values if value >= best - SPAN]
+    room = max(0.08 * (best - min(shown)), 0.004)
+    axes.set_ylim(min(shown) - room, best + 1.6 * room)
+
+
+def _legend(rows: Sequence[Row]) -> list[Line2D]:
+    lowest = max(point.dice for row in rows for point in row.points) - SPAN
+    handles = []
+    for row in rows:
+        colour, marker = _look(row, rows)
+        below = f", at Dice {row.dice:.2f}: below the plot" if row.dice is not None and row.dice < lowest else ""
+        handles.append(
+            Line2D(
+                [],
+                [],
+                linestyle="",
+                marker=marker,
+                markersize=10 if marker == "*" else 7,
+                markeredgecolor=colour if row.simulated else "white",
+                markerfacecolor="white" if row.simulated else colour,
+                label=row.name + (" (simulated)" if row.simulated else "") + below,
+            )
+        )
+    return [*handles, Line2D([], [], color=FRONT, linewidth=1.6, label="not dominated")]

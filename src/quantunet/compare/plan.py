@@ -1,0 +1,140 @@
+"""Which runs a comparison consists of, where each lies, and how far it has come."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from quantunet.errors import UserError
+from quantunet.train.config import BitLossConfig, Config, PhaseConfig, QatConfig, QuantizerConfig, load_config
+
+State = Literal["done", "interrupted", "not started"]
+FLOAT_FOLDER = "float"
+"""Below the comparison's folder: the float networks, each in a run folder named by what determines it."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: ``config`` has its seed; ``float_folder`` is the run it takes its float network from, or None."""
+
+    name: str
+    config: Config
+    folder: Path
+    float_folder: Path | None
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return self.config.seed
+
+    @property
+    def label(self) -> str:
+        """The run in words."""
+        return f"{self.name} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of a comparison. ``floats`` are the float networks, each once; ``runs`` in the order they are done."""
+
+    configs: tuple[Config, ...]
+    seeds: tuple[int, ...]
+    floats: tuple[Job, ...]
+    runs: tuple[Job, ...]
+
+    def run(self, name: str, seed: int) -> Job:
+        """The run of one configuration and seed."""
+        return next(job for job in self.runs if (job.name, job.seed) == (name, seed))
+
+    def float_run(self, job: Job) -> Job:
+        """The float network that a run starts from."""
+        return next(each for each in self.floats if each.folder == job.float_folder)
+
+
+def build_plan(configs: Sequence[Config], seeds: int, out: Path) -> Plan:
+    """Runs ``out/NAME/seed_K`` of every configuration and seed, seed by seed, and the float networks they share.
+
+    Raises:
+        UserError: if two configurations have one name, or a folder holds a run of another configuration.
+    """
+    names = [config.name for config in configs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"two configurations are named {twice!r}: give one of them another name")
+    floats: dict[Path, Job] = {}
+    runs: list[Job] = []
+    for seed in range(seeds):
+        for given in configs:
+            config = given.model_copy(update={"seed": seed})
+            shared = float_config(config)
+            folder = out / FLOAT_FOLDER / float_key(config)
+            floats.setdefault(folder, Job(f"float network of {config.name}", shared, folder, None))
+            runs.append(Job(config.name, config, out / config.name / f"seed_{seed}", folder))
+    plan = Plan(tuple(configs), tuple(range(seeds)), tuple(floats.values()), tuple(runs))
+    for job in (*plan.floats, *plan.runs):
+        refuse_other_config(job)
+    return plan
+
+
+def float_config(config: Config) -> Config:
+    """The run that trains the float network of ``config`` and no more: all that plays no part has its default."""
+    training = config.training.model_copy(update={"qat": QatConfig(), "finetune": PhaseConfig()})
+    return config.model_copy(
+        update={
+            "name": "float",
+            "quantizer": QuantizerConfig(name="float"),
+            "budget": None,
+            "bit_loss": BitLossConfig(),
+            "training": training,
+        }
+    )
+
+
+def float_key(config: Config) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of what determines the float network: data (by path), network, loss,
+    seed, float phase, crops, augmentation, precision. Values that are the default do not count, so that a key outlives
+    new settings; the folder's ``config.yaml`` is compared in full before it is used.
+    """
+    text = json.dumps(float_config(config).model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
+
+
+def state_of(job: Job) -> State:
+    """How far a run has come: ``summary.json`` is what it writes when its results stand."""
+    if (job.folder / "summary.json").exists():
+        return "done"
+    return "interrupted" if (job.folder / "checkpoints").exists() else "not started"
+
+
+def refuse_other_config(job: Job) -> None:
+    """Do nothing where the folder is empty, or holds this very run.
+
+    Raises:
+        UserError: if it holds another; naming the first key that differs.
+    """
+    path = job.folder / "config.yaml"
+    if not path.exists():
+        if (job.folder / "summary.json").exists():
+            raise UserError(
+                f"{job.folder}: holds a summary without its config.yaml: remove it, or choose another --out"
+            )
+        return
+    saved = load_config(path)
+    if saved != job.config:
+        key = _first_difference(saved.model_dump(mode="json"), job.config.model_dump(mode="json"))
+        raise UserError(
+            f"{job.folder}: holds a run of another configuration ({key}): rename the configuration, remove the "
+            "folder, or choose another --out"
+        )
+
+
+def _first_difference(a: object, b: object, prefix: str = "") -> str:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in a.keys() | b.keys() if a.keys() != b.keys() else a:
+            if a.get(key) != b.get(key):
+                return _first_difference(a.get(key), b.get(key), f"{prefix}.{key}" if prefix else str(key))
+    return f"{prefix} is {a!r} there, {b!r} here"

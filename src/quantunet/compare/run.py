@@ -1,0 +1,61 @@
+"""The comparison as a whole: plan it, do what is missing, write the table as it fills."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantunet.compare.collect import DataTable, collect
+from quantunet.compare.plan import build_plan, state_of
+from quantunet.compare.schedule import Say, run_plan
+from quantunet.compare.write import write_comparison
+from quantunet.train.config import Config
+
+WRITE_EVERY_S = 60.0
+"""While runs go on the table is brought up to date so often at the most: drawing takes seconds of a core."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came of it: the tables, the files they are in, one line for each run that failed."""
+
+    tables: list[DataTable]
+    files: dict[str, Path]
+    failed: dict[Path, str]
+
+
+def compare(
+    configs: Sequence[Config], out: Path, *, seeds: int, at_once: int, say: Say, only_table: bool = False
+) -> Comparison:
+    """Run ``configs`` x ``seeds`` in ``out``, as far as they are not done, and write the table.
+
+    Args:
+        configs: each with a name of its own; their seed is replaced.
+        out: holds NAME/seed_K for each run, float/KEY for the float networks, and the table's files.
+        seeds: how many, counted from 0.
+        at_once: runs at a time, each a process with its share of the threads.
+        say: told one line as each run ends.
+        only_table: run nothing; from what is finished, whoever runs the rest.
+
+    Raises:
+        UserError: if two configurations have one name, or a folder in ``out`` holds another run.
+    """
+    plan = build_plan(configs, seeds, out)
+    failed: dict[Path, str] = {}
+    written = time.monotonic()
+
+    def write() -> tuple[list[DataTable], dict[str, Path]]:
+        tables = collect(plan, out, failed)
+        return tables, write_comparison(tables, out, out.resolve().name)
+
+    def write_now_and_then() -> None:
+        nonlocal written
+        if time.monotonic() - written > WRITE_EVERY_S:
+            write()
+            written = time.monotonic()
+
+    if not only_table and any(state_of(job) != "done" for job in plan.runs):
+        failed.update(run_plan(plan, at_once, say, on_done=write_now_and_then))
+    return Comparison(*write(), failed)
