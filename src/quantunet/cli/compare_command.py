@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from quantunet.cli.app import console, print_json, print_table, require_path
+from quantunet.cli.train_commands import parse_settings
 from quantunet.errors import UserError
 from quantunet.train.config import load_config
 
@@ -26,6 +27,7 @@ def compare(
     out: Path = typer.Option(Path("runs/compare"), help="Folder of the runs and of the table."),
     jobs: int = typer.Option(1, min=1, help="Runs at a time; cores are divided among them."),
     data: Path | None = typer.Option(None, help="Folder of images and masks, for all; takes the place of data.path."),
+    set_: list[str] = typer.Option([], "--set", help="Any key of all configurations, as key=value; repeatable."),
     only_table: bool = typer.Option(False, help="Run nothing: the table of what is finished."),
     json_output: bool = typer.Option(False, "--json", help="Print the table as JSON."),
 ) -> None:
@@ -44,7 +46,9 @@ def compare(
         from quantunet.compare.run import compare as run  # torch takes seconds to import: only here
     except ModuleNotFoundError as error:
         raise UserError(f"comparing needs {error.name}: pip install 'quantunet[train]'") from None
-    overrides = {} if data is None else {"data.path": str(require_path(data))}
+    overrides = parse_settings(set_)
+    if data is not None:
+        overrides["data.path"] = str(require_path(data))
     messages = Console(stderr=True, highlight=False) if json_output else console
     loaded = [load_config(path, overrides) for path in configs]
     result = run(

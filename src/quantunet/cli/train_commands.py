@@ -76,7 +76,7 @@ def train(
       quantunet train configs/isbi_em.yaml --data isbi2012_em --out runs/em
       quantunet train --resume --out runs/em
     """
-    overrides = _parse_settings(set_)
+    overrides = parse_settings(set_)
     if data is not None:
         overrides["data.path"] = str(data if data == PHANTOM else require_path(data))
     if budget is not None:
@@ -110,7 +110,7 @@ def data(
       quantunet data my_images --picture examples.png --set case_pattern='(patient[0-9]+)_'
       quantunet data BraTS2020 --set region=whole_tumour --set crop_px='[192, 160]'
     """
-    overrides = {f"data.{key.removeprefix('data.')}": value for key, value in _parse_settings(set_).items()}
+    overrides = {f"data.{key.removeprefix('data.')}": value for key, value in parse_settings(set_).items()}
     overrides["data.path"] = str(path)
     data_config: DataConfig = (load_config(config, overrides) if config else build_config({}, overrides)).data
     dataset = read_dataset(data_config)
@@ -164,7 +164,12 @@ def _choose_config(config: Path | None, data: Path | None, overrides: dict[str, 
     return None
 
 
-def _parse_settings(settings: list[str]) -> dict[str, Any]:
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """Dotted keys and values of ``--set key=value``.
+
+    Raises:
+        UserError: if one is not of that form.
+    """
     parsed = {}
     for setting in settings:
         key, separator, value = setting.partition("=")

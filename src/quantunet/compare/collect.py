@@ -122,17 +122,19 @@ def _data_name(config: Config) -> str:
 
 def _table(name: str, configs: Sequence[Config], plan: Plan, out: Path, failed: Mapping[Path, str]) -> DataTable:
     rows, floats = [], []
+    users: list[tuple[Job, ...]] = []
     for config in configs:
         jobs = [plan.run(config.name, seed) for seed in plan.seeds]
         own_floats = tuple(plan.float_run(job) for job in jobs)
+        users.append(own_floats)
         if own_floats not in [jobs for jobs, _ in floats]:
             floats.append((own_floats, config))
         if config.quantizer.name != "float":  # those are the float row
             rows.append(_row(config.name, "system", jobs, out, failed))
-    several = len(floats) > 1
+    floats.sort(key=lambda each: -users.count(each[0]))  # the one that most systems start from needs no addition
     float_rows = [
-        _row(f"float32 ({config.name})" if several else "float32", "float", jobs, out, failed)
-        for jobs, config in floats
+        _row(f"float32 of {config.name}" if place else "float32", "float", jobs, out, failed)
+        for place, (jobs, config) in enumerate(floats)
     ]
     finished = [each for jobs, _ in floats for each in _finished(jobs)]
     finished = finished or [

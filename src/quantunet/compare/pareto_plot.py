@@ -90,7 +90,8 @@ def _cost(point: SeedPoint, key: str) -> float | None:
 
 def _look(row: Row, rows: Sequence[Row]) -> tuple[str, str]:
     if row.kind == "float":
-        return INK, "*"
+        is_first = row.name == next(each.name for each in rows if each.kind == "float")
+        return INK if is_first else MUTED, "*"
     place = [each.name for each in rows if each.kind == "system"].index(row.name)
     return COLOURS[place % len(COLOURS)], MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
 
@@ -99,8 +100,9 @@ def _panel(axes: Axes, series: Sequence[_Series], table: DataTable) -> None:
     axes.set_xscale("log")
     front = pareto_front([each.mean for each in series])
     if front:
-        x = [series[i].mean[0] for i in front]
-        y = [series[i].mean[1] for i in front]
+        beyond = 100 * max(each.mean[0] for each in series)  # as good for any higher cost
+        x = [*(series[i].mean[0] for i in front), beyond]
+        y = [*(series[i].mean[1] for i in front), series[front[-1]].mean[1]]
         axes.plot(x, y, drawstyle="steps-post", color=FRONT, linewidth=1.6, zorder=2)
         axes.fill_between(x, y, -1, step="post", color=TRACK, zorder=0, linewidth=0)
     for each in series:
@@ -114,7 +116,7 @@ def _panel(axes: Axes, series: Sequence[_Series], table: DataTable) -> None:
         if series[i].row.kind == "system":
             _name(axes, series[i])
     floats = [row.dice for row in table.rows if row.kind == "float" and row.dice is not None]
-    for dice in floats[:1] if len(floats) == 1 else ():
+    for dice in floats[:1]:  # the one that most systems start from
         axes.axhline(dice, color=INK, linewidth=0.9, linestyle=(0, (5, 4)), alpha=0.55, zorder=1)
         axes.axhline(GATES[0] * dice, color=MUTED, linewidth=0.8, linestyle=(0, (1, 3)), zorder=1)
         axes.annotate("99 % of float", (1, GATES[0] * dice), (-4, -3), xycoords=("axes fraction", "data"),

@@ -54,7 +54,7 @@ def read_run_files(run_dir: Path) -> RunFiles:
         raise UserError(f"{run_dir}: holds none of {', '.join(names)}; give the folder that `quantunet train` wrote")
     records, unreadable = _read_records(run_dir / "metrics.jsonl")
     return RunFiles(
-        name=run_dir.resolve().name,
+        name=_name(run_dir.resolve()),
         summary=_read_object(run_dir / "summary.json"),
         evaluation=_read_object(run_dir / "evaluation.json"),
         environment=_read_object(run_dir / "environment.json"),
@@ -63,6 +63,11 @@ def read_run_files(run_dir: Path) -> RunFiles:
         unreadable_records=unreadable,
         examples=_read_examples(run_dir / "examples.npz"),
     )
+
+
+def _name(folder: Path) -> str:
+    """The folder's name; of a comparison's run, NAME/seed_K, both."""
+    return f"{folder.parent.name}, seed {folder.name[5:]}" if folder.name.startswith("seed_") else folder.name
 
 
 def _read_text(path: Path) -> str:
