@@ -173,7 +173,7 @@ def _lower_conv(name: str, layer: layers.ConvLayer, inputs: tuple[str, ...], sca
             bias = bias - _integers(torch.floor(0.5 * output.scale / acc_scale))
     else:
         magnitudes = np.abs(weight.astype(np.int64)).reshape(channels, -1).sum(1) * LARGEST_CODE + np.abs(bias)
-        stage, out_scale = _align(acc_scale, torch.from_numpy(magnitudes))
+        stage, out_scale = _align(acc_scale, torch.from_numpy(magnitudes).to(acc_scale.device))
     if layer.transposed:
         return ConvTranspose2d(name, inputs, weight, bit_width, bias, stage), out_scale
     stride, padding = int(layer.conv.stride[0]), int(layer.conv.padding[0])
