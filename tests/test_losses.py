@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from quantunet.losses import mean_bit_width, segmentation_loss, soft_dice_loss
+from quantunet.losses import distillation_loss, mean_bit_width, segmentation_loss, soft_dice_loss
 
 
 def test_binary_loss_by_hand() -> None:
@@ -67,3 +67,19 @@ def test_mean_bit_width_weights_what_it_is_told_to() -> None:
     mean.backward()
     assert by_channel.grad.tolist() == [0.125, 0.375]
     assert float(by_layer.grad) == 0.5
+
+
+def test_distillation_is_least_where_the_student_says_what_the_teacher_says() -> None:
+    teacher = torch.tensor([[[[0.0, 2.0]]]])
+    # against itself it is the entropy: ln 2 at logit 0, and at logit 2 that of p = 1 / (1 + e^-2)
+    p = 1 / (1 + math.exp(-2))
+    entropy = (math.log(2) - p * math.log(p) - (1 - p) * math.log(1 - p)) / 2
+    assert float(distillation_loss(teacher, teacher)) == pytest.approx(entropy, rel=1e-6)  # float32
+    assert float(distillation_loss(teacher + 1, teacher)) > entropy
+
+
+def test_distillation_of_several_classes_equals_that_of_two() -> None:
+    teacher, student = torch.tensor([[[[0.7, -1.5]]]]), torch.tensor([[[[-0.2, 0.4]]]])
+    pair = [torch.cat((torch.zeros_like(logit), logit), dim=1) for logit in (student, teacher)]
+    binary = float(distillation_loss(student, teacher))
+    assert float(distillation_loss(*pair)) == pytest.approx(binary, rel=1e-6)  # float32

@@ -41,6 +41,17 @@ def segmentation_loss(logits: Tensor, target: Tensor, bce_weight: float = 1.0, d
     return LossParts(bce_weight * bce + dice_weight * dice_loss, bce, dice_loss)
 
 
+def distillation_loss(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Cross-entropy against the probabilities of the float network (Hinton et al. 2015, 1503.02531, temperature 1).
+
+    Args:
+        logits, teacher_logits: (n, 1, h, w), or (n, classes, h, w).
+    """
+    if logits.shape[1] == 1:
+        return F.binary_cross_entropy_with_logits(logits, torch.sigmoid(teacher_logits))
+    return F.cross_entropy(logits, torch.softmax(teacher_logits, dim=1))
+
+
 def soft_dice_loss(probs: Tensor, truth: Tensor) -> Tensor:
     """``1 - mean_c (2 sum(p t) + 1) / (sum(p) + sum(t) + 1)``, sums over the whole batch; both (n, c, h, w)."""
     axes = (0, 2, 3)

@@ -181,6 +181,7 @@ def _metadata(data: Prepared, config: Config) -> dict[str, Any]:
         "normalization": data.normalization,
         "class_names": list(data.dataset.class_names),
         "class_values": [list(values) for values in data.dataset.class_values],
+        **({"in_plane": data.dataset.in_plane.to_json()} if data.dataset.in_plane else {}),
         "image_size": [height + -height % multiple, width + -width % multiple],
     }
 

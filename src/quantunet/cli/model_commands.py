@@ -16,6 +16,7 @@ from quantunet.backends.c_code import export_c
 from quantunet.backends.c_verify import verify_c
 from quantunet.cli.app import console, metric_cells, parse_size, print_json, print_table, require_path
 from quantunet.data.config import DataConfig
+from quantunet.data.in_plane import InPlane, restore_mask
 from quantunet.data.manifest import check_no_leak
 from quantunet.data.read import read_dataset, read_image
 from quantunet.data.sample import Dataset, Sample
@@ -90,10 +91,11 @@ def predict(
     model = IntegerModel.load(require_path(run))
     class_values = model.graph.metadata.get("class_values") or [[]]
     values = [own[0] for own in class_values] if all(class_values) else None  # the values of the masks it learned from
+    in_plane = InPlane.from_json(model.graph.metadata.get("in_plane"))
     written = []
     for path in images:
-        samples = read_image(path, model.graph.input.channels)
-        masks = np.stack([model(sample.image) for sample in samples])
+        samples = read_image(path, model.graph.input.channels, in_plane)
+        masks = np.stack([restore_mask(model(sample.image), sample.placement) for sample in samples])
         target = write_masks(out, path, masks, values)
         written.append({"image": str(path), "mask": str(target), "foreground_fraction": float((masks > 0).mean())})
         if not json_output:
@@ -234,6 +236,9 @@ def _labelled_samples(run: Path, data: Path | None, model: IntegerModel, part: s
     else:
         config = load_config(saved).data if saved.exists() else DataConfig.model_validate({})
         config = config.model_copy(update={"path": data, "split": DataConfig.model_validate({}).split})
+        in_plane = InPlane.from_json(model.graph.metadata.get("in_plane"))
+        if in_plane is not None:
+            config = config.model_copy(update={"resample_mm": in_plane.resample_mm, "crop_px": in_plane.crop_px})
         values: Any = model.graph.metadata.get("class_values")
         if values and config.classes is None:
             config = config.model_copy(update={"classes": dict(zip(model.class_names, values, strict=True))})

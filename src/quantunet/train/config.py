@@ -126,6 +126,9 @@ class LossConfig(_Section):
 
     bce: float = Field(default=1.0, ge=0, description="weight of (binary) cross-entropy")
     dice: float = Field(default=1.0, ge=0, description="weight of soft Dice loss")
+    distillation: float = Field(
+        default=1.0, ge=0, description="weight of cross-entropy against the float network, once layers are quantized"
+    )
 
 
 class PhaseConfig(_Section):

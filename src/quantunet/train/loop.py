@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from quantunet.losses import mean_bit_width, segmentation_loss
+from quantunet.losses import distillation_loss, mean_bit_width, segmentation_loss
 from quantunet.metrics.overlap import dice_score
 from quantunet.nn import widths
 from quantunet.nn.prepare import freeze_bit_widths_
@@ -84,11 +84,13 @@ def train(
         _run_phase("float", phases.float_phase, float_network, context, first_step=0)
         run.save_tensors("checkpoints/float.pt", float_network.state_dict())
         fabric.barrier()  # the other processes read what the first has written
-    _load(float_network, run, "checkpoints/float.pt")
+    _load(float_network.cpu().eval(), run, "checkpoints/float.pt")
     if config.quantizer.name == "float":
         return Trained(float_network.cpu().eval(), None, context.time_s)
 
     # 2. fold batch norm, quantize every layer, calibrate on a few training batches
+    if config.loss.distillation > 0:
+        context.teacher = fabric.to_device(copy.deepcopy(float_network))
     network = build_quantized_network(float_network, config.quantizer, _calibration_batches(config, data))
     size = _build_size(config.parsed_budget, network, measure_file)
 
@@ -98,7 +100,7 @@ def train(
         _run_phase("qat", phases.qat, network, context, first_step, size)
         run.save_tensors("checkpoints/qat.pt", network.state_dict())
         fabric.barrier()
-    _load(network, run, "checkpoints/qat.pt")
+    _load(network.cpu(), run, "checkpoints/qat.pt")
     freeze_bit_widths_(network, _freezing_shift(network, size) if config.quantizer.learns_widths else 0.5)
     if size is not None and config.quantizer.learns_widths:
         _say_size(size, console)
@@ -133,6 +135,8 @@ class _Context:
     console: Console
     resume: dict[str, Any]
     time_s: dict[str, float] = field(default_factory=dict)
+    teacher: UNet | None = None
+    """The float network, once it is trained: what the quantized one computes shall stay near it."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,10 @@ def _run_phase(
             logits = module(images).float()
             loss = segmentation_loss(logits, target, config.loss.bce, config.loss.dice)
             total, bit_loss = loss.total, torch.zeros(())
+            if context.teacher is not None:
+                with torch.no_grad(), fabric.autocast():
+                    teacher_logits = context.teacher(images).float()
+                total = total + config.loss.distillation * distillation_loss(logits, teacher_logits)
             if learns_widths and config.quantizer.learns_widths:
                 if controller is not None and config.bit_loss.fixed_weight is None and size is not None:
                     bit_loss_weight = controller.update(step, size.of(lambda quantizer: quantizer.bit_width))
