@@ -27,12 +27,12 @@ DEMO: dict[str, Any] = {
     "budget": "3bit",
     "training": {
         "crop_px": 96,
-        "float_phase": {"steps": 500, "learning_rate": 3e-3},
-        "qat": {"steps": 450, "learning_rate": 1.5e-3},
+        "float_phase": {"steps": 1000, "learning_rate": 3e-3},
+        "qat": {"steps": 500, "learning_rate": 1.5e-3},
         "finetune": {"steps": 150, "learning_rate": 5e-4},
     },
 }
-"""Three to four minutes of training on two cores."""
+"""Two to three minutes of training on two cores."""
 
 
 def register_train_commands(app: typer.Typer) -> None:
