@@ -8,6 +8,7 @@ Run: python benchmarks/qat_step.py [--rounds 40] [--threads N] [--cpu-time]
 from __future__ import annotations
 
 import argparse
+import copy
 import platform
 import statistics
 import subprocess
@@ -18,27 +19,35 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from quantunet.losses import mean_bit_width, segmentation_loss
+from quantunet.losses import distillation_loss, mean_bit_width, segmentation_loss
 from quantunet.nn import widths
 from quantunet.nn.unet import UNet
 from quantunet.train.build import build_float_network, build_quantized_network
 from quantunet.train.config import NetworkConfig, QuantizerConfig
 from quantunet.train.optim import build_optimizer
 
-KINDS = ("float", "learned", "brevitas")
+KINDS = ("float", "learned", "distilled", "brevitas")
+"""``distilled`` is ``learned`` with the float network's probabilities in the loss, which is the default."""
 
 
 def build_step(kind: str, base_channels: int, levels: int, images: torch.Tensor, target: torch.Tensor):
     """A function that does one whole optimizer step, as ``train/loop.py`` does it."""
     config = NetworkConfig(base_channels=base_channels, levels=levels)
     network: UNet = build_float_network(config, images.shape[1], 2, seed=0)
+    teacher = copy.deepcopy(network).eval() if kind == "distilled" else None
     if kind != "float":
-        network = build_quantized_network(network, QuantizerConfig(name=kind), [images])  # pyright: ignore
+        name = "learned" if kind == "distilled" else kind
+        network = build_quantized_network(network, QuantizerConfig(name=name), [images])  # pyright: ignore
     network.train()
     optimizer = build_optimizer(network, 1e-3, 1e-4, None if kind == "float" else 0.02)
 
     def step() -> None:
-        loss = segmentation_loss(network(images), target).total
+        logits = network(images)
+        loss = segmentation_loss(logits, target).total
+        if teacher is not None:
+            with torch.no_grad():
+                teacher_logits = teacher(images)
+            loss = loss + distillation_loss(logits, teacher_logits)
         if kind != "float":
             loss = loss + 0.1 * mean_bit_width(*widths.trainable_widths(network, "parameters"))
         loss.backward()
@@ -113,7 +122,7 @@ def main() -> None:
             ratios = sorted(a / b for a, b in zip(times[kind], times["float"], strict=True))
             low, high = ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]
             print(
-                f"base {base_channels}, {size[0]} crops of {size[1]}x{size[2]}: {kind:>8} {medians[kind]:8.1f} ms, "
+                f"base {base_channels}, {size[0]} crops of {size[1]}x{size[2]}: {kind:>9} {medians[kind]:8.1f} ms, "
                 f"{medians[kind] / medians['float']:.2f} x float (quarter to three quarters of the rounds: "
                 f"{low:.2f} to {high:.2f})"
             )
