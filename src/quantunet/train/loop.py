@@ -135,7 +135,7 @@ class _Context:
     console: Console
     resume: dict[str, Any]
     time_s: dict[str, float] = field(default_factory=dict)
-    teacher: UNet | None = None
+    teacher: torch.nn.Module | None = None
     """The float network, once it is trained: what the quantized one computes shall stay near it."""
 
 
