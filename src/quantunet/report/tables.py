@@ -25,7 +25,11 @@ METRICS = {
     "pixel_accuracy": "Pixel accuracy",
     "background_dice": "Background Dice",
 }
-BACKENDS: dict[Any, str] = {"c": "C99 engine", "fake_quantized": "fake-quantized network"}
+BACKENDS: dict[Any, str] = {
+    "c": "C99 engine",
+    "c_sanitized": "C99 engine under sanitizers",
+    "fake_quantized": "fake-quantized network",
+}
 DISTANCES = ("hd95", "assd")
 DASH = '<span class="missing">&ndash;</span>'
 
