@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quantunet.formats import IntFormat
+
 LN2 = math.log(2)
 
 
@@ -88,7 +90,8 @@ class _FakeQuantizePerTensor(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, exponent: Tensor, bit_width: Tensor, signed: bool) -> Tensor:
         scale = 2.0 ** math.floor(float(exponent) + 0.5)
         width = math.floor(float(bit_width) + 0.5)
-        q_min, q_max = (-(2 ** (width - 1)), 2 ** (width - 1) - 1) if signed else (0, 2**width - 1)
+        limits = IntFormat(width, signed)
+        q_min, q_max = limits.q_min, limits.q_max
         half = torch.full((), 0.5, dtype=x.dtype, device=x.device)
         y = torch.add(half, x, alpha=1 / scale).floor_().clamp_(q_min, q_max).mul_(scale)
         ctx.save_for_backward(x, y)
