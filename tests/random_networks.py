@@ -88,7 +88,7 @@ def _scramble(network: nn.Module, rng: np.random.Generator) -> None:
     for quantizer in (*weight_quantizers(network).values(), *activation_quantizers(network).values()):
         assert isinstance(quantizer, LearnedPowerOfTwo)
         width = rng.uniform(0.5, 8.49, quantizer.width.shape)
-        shrink = 8 - width  # fewer bits over the same range
-        moved = rng.uniform(-1.5, 1.5, quantizer.exponent.shape)
+        loss = 8 - width  # fewer bits over the same range, or less of it
+        moved = rng.uniform(-1.5, 1.5, quantizer.range_exponent.shape)
         quantizer.width.copy_(torch.as_tensor(width))
-        quantizer.exponent.add_(torch.as_tensor(np.broadcast_to(shrink, moved.shape) * rng.uniform(0, 1) + moved))
+        quantizer.range_exponent.add_(torch.as_tensor(moved - np.broadcast_to(loss, moved.shape) * rng.uniform(0, 1)))

@@ -59,7 +59,7 @@ def test_bilinear_upsampling_is_quantized_in_sixteenths() -> None:
     x = Activation(torch.tensor([[[[0.0, 16.0], [32.0, 48.0]]]]), torch.tensor(1.0))
     assert layer(x).values[0, 0, 0].tolist() == [0, 4, 12, 16]
     layer.activation_quantizer = LearnedPowerOfTwo(None, 1, False)
-    layer.activation_quantizer.exponent.data.fill_(3)
+    layer.activation_quantizer.set_exponent_(3)
     y = layer(x)
     assert y.values[0, 0, 0].tolist() == [0, 8, 16, 16], "4 / 8 and 12 / 8 are ties: half up"
     assert float(y.scale) == 8
@@ -70,9 +70,9 @@ def test_quantized_layer_by_hand() -> None:
     layer.conv.weight.data = torch.tensor([0.6, -1.0]).view(2, 1, 1, 1)
     layer.conv.bias.data = torch.tensor([0.13, 5.0])
     layer.weight_quantizer = LearnedPowerOfTwo(2, 0, True, bit_width=3)
-    layer.weight_quantizer.exponent.data = torch.tensor([-2.0, -1.0])  # codes 2 of 1/4, -2 of 1/2
+    layer.weight_quantizer.set_exponent_(torch.tensor([-2.0, -1.0]))  # codes 2 of 1/4, -2 of 1/2
     layer.activation_quantizer = LearnedPowerOfTwo(None, 1, False, bit_width=2)
-    layer.activation_quantizer.exponent.data.fill_(0.0)
+    layer.activation_quantizer.set_exponent_(0.0)
     x = Activation(torch.tensor([0.0, 1.0, 2.0, 6.0]).view(1, 1, 2, 2), torch.tensor(0.5))
     y = layer(x)
     # bias steps: 1/8 and 1/4, so 0.125 and 5; 0.5 x + 0.125 = 0.125 0.625 1.125 3.125; 5 - x = 5 4 3 -1; codes 0 to 3
@@ -83,6 +83,7 @@ def test_quantized_layer_by_hand() -> None:
 def test_a_bias_beyond_its_format_is_clamped_there_and_nowhere_else() -> None:
     layer = ConvLayer(1, 1, kernel=1, norm=False, relu=False)
     layer.weight_quantizer = LearnedPowerOfTwo(1, 0, True)
+    layer.weight_quantizer.set_exponent_(0.0)
     layer.conv.bias.data.fill_(1e9)
     layer.conv.weight.data.zero_()
     y = layer(Activation(torch.zeros(1, 1, 2, 2), torch.tensor(1.0)))
@@ -92,9 +93,9 @@ def test_a_bias_beyond_its_format_is_clamped_there_and_nowhere_else() -> None:
 def test_gradients_reach_weight_bias_and_ranges() -> None:
     layer = ConvLayer(2, 3, norm=False)
     layer.weight_quantizer = LearnedPowerOfTwo(3, 0, True, bit_width=2)
-    layer.weight_quantizer.exponent.data.fill_(-4)
+    layer.weight_quantizer.set_exponent_(-4)
     layer.activation_quantizer = LearnedPowerOfTwo(None, 1, False, bit_width=2)
-    layer.activation_quantizer.exponent.data.fill_(-3)
+    layer.activation_quantizer.set_exponent_(-3)
     y = layer(Activation(torch.randn(1, 2, 8, 8), torch.tensor(1.0))).values
     (y * torch.randn(y.shape)).sum().backward()
     for name, parameter in layer.named_parameters():
@@ -106,7 +107,7 @@ def test_input_layer_passes_float_images_and_quantizes_them_when_asked() -> None
     layer, x = InputLayer(1), torch.tensor([[[[-9.0, 0.3]]]])
     assert layer(x).values is x
     layer.activation_quantizer = LearnedPowerOfTwo(None, 1, True, bit_width=3)
-    layer.activation_quantizer.exponent.data.fill_(-1)
+    layer.activation_quantizer.set_exponent_(-1)
     assert layer(x).values.flatten().tolist() == [-2.0, 0.5]
 
 

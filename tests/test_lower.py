@@ -74,7 +74,7 @@ def test_transposed_weights_have_the_output_channel_first() -> None:
 
 def test_classes_of_different_scale_are_compared_on_the_finest() -> None:
     network = quantized(3)
-    network.head.weight_quantizer.exponent.data = torch.tensor([-9.0, -4.0, -6.0])
+    network.head.weight_quantizer.set_exponent_(torch.tensor([-9.0, -4.0, -6.0]))
     graph = lower(network)
     head = graph.node("head")
     assert isinstance(head, Conv2d)
@@ -87,7 +87,7 @@ def test_classes_of_different_scale_are_compared_on_the_finest() -> None:
 
 def test_logits_that_do_not_fit_int32_together_are_refused() -> None:
     network = quantized(3)
-    network.head.weight_quantizer.exponent.data = torch.tensor([-30.0, 4.0, 0.0])
+    network.head.weight_quantizer.set_exponent_(torch.tensor([-30.0, 4.0, 0.0]))
     with pytest.raises((LoweringError, GraphError), match=r"head.*int32"):
         lower(network)
 
@@ -99,7 +99,7 @@ def test_what_has_no_integer_form_is_named() -> None:
         lower(network)
     network = quantized()
     network.encoders[0].conv2.activation_quantizer = LearnedPowerOfTwo(None, 1, False)
-    network.encoders[0].conv2.activation_quantizer.exponent.data.fill_(-11)
+    network.encoders[0].conv2.activation_quantizer.set_exponent_(-11)
     with pytest.raises(LoweringError, match=r"concat.* joins tensors of different scale"):
         lower(network)
     with pytest.raises(LoweringError, match="input is not quantized"):

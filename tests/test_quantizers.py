@@ -58,7 +58,7 @@ def test_forward_is_codes_times_scale() -> None:
 
 def test_raise_scale_only_raises() -> None:
     quantizer = of_weights()
-    quantizer.exponent.data = torch.tensor([-3.0, 2.0, -3.0, -3.0])
+    quantizer.set_exponent_(torch.tensor([-3.0, 2.0, -3.0, -3.0]))
     quantizer.raise_scale_(torch.tensor([0.25, 0.25, 0.3, 0.0]))
     assert quantizer.scale.tolist() == [0.25, 4.0, 0.5, 0.125]
     quantizer.raise_scale_(torch.tensor(0.5))

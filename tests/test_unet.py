@@ -59,7 +59,7 @@ def test_the_two_tensors_of_a_concatenation_share_one_quantizer(upsampling: str)
     hook = network.concat.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs))
     for quantizer in {m.activation_quantizer for m in network.modules() if hasattr(m, "activation_quantizer")}:
         if quantizer is not None:
-            quantizer.exponent.data.fill_(float(torch.randint(-5, 3, ())))
+            quantizer.set_exponent_(float(torch.randint(-5, 3, ())))
     network(torch.randn(1, 1, 16, 16))
     hook.remove()
     assert len(seen) == 3

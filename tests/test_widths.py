@@ -77,10 +77,12 @@ def test_averages_by_hand(channel_widths: bool) -> None:
 
 def test_packed_bytes_plus_a_constant_are_the_file() -> None:
     net = network()
-    overhead = len(encode_model(lower(net))) - widths.packed_weight_bytes(net)
     for quantizer in weight_quantizers(net).values():
+        quantizer.width.data.fill_(3.0)
+    overhead = len(encode_model(lower(net))) - widths.packed_weight_bytes(net)
+    for quantizer in weight_quantizers(net).values():  # as far as freezing moves a width from where it is
         quantizer.width.data.fill_(2.0)
-    assert len(encode_model(lower(net))) - widths.packed_weight_bytes(net) == pytest.approx(overhead, abs=64)
+    assert len(encode_model(lower(net))) - widths.packed_weight_bytes(net) == pytest.approx(overhead, abs=24)
     frozen = widths.packed_weight_bytes(net, lambda quantizer: quantizer.frozen_bit_width(2.0))
     assert frozen == sum(out * -(-4 * fan_in * kernel // 8) for _, out, fan_in, kernel, _ in LAYERS)
 

@@ -11,7 +11,7 @@ import abc
 import torch
 from torch import Tensor, nn
 
-from quantunet.quant.fake_quant import fake_quantize, integer_codes, round_half_up
+from quantunet.quant.fake_quant import fake_quantize, integer_codes, round_half_up, round_ste
 
 
 class Quantizer(nn.Module, abc.ABC):
@@ -124,10 +124,12 @@ def observed_magnitude(x: Tensor, channels: int | None, channel_axis: int) -> Te
 
 
 class LearnedPowerOfTwo(Quantizer):
-    """Our quantizer: scale ``2^e`` and width ``b``, both trained through the clamp bounds (2301.13142, eq. 1).
+    """Our quantizer: a power-of-two scale and a width, both trained through the clamp bounds (2301.13142, eq. 1).
 
-    Forward always uses the rounded exponent and width, so the network in training is at every step one that can be
-    lowered as it is.
+    The parameters are the width ``b`` and the exponent ``t`` of the range: signed codes reach ``2^(t - 1)``, unsigned
+    ones ``2^t``, and the scale is ``2^(t - b)``. So a narrower width coarsens the step and leaves the range (as in DQ,
+    1905.11452), where with exponent and width as parameters it would halve the range. Forward always uses both rounded,
+    so the network in training is at every step one that can be lowered as it is.
 
     Args:
         bit_width: width at the start.
@@ -136,7 +138,6 @@ class LearnedPowerOfTwo(Quantizer):
         channel_widths: one width a channel, else one for all channels (the exponents are by channel in both cases).
     """
 
-    exponent: Tensor
     width: Tensor
 
     def __init__(
@@ -154,7 +155,7 @@ class LearnedPowerOfTwo(Quantizer):
         super().__init__(channels, channel_axis, signed)
         self.min_bit_width, self.max_bit_width = min_bit_width, max_bit_width
         shape = () if channels is None else (channels,)
-        self.exponent = nn.Parameter(torch.zeros(shape))
+        self.range_exponent = nn.Parameter(torch.zeros(shape))
         width = torch.full(shape if channel_widths else (), float(bit_width))
         if trainable:
             self.width = nn.Parameter(width)
@@ -162,25 +163,35 @@ class LearnedPowerOfTwo(Quantizer):
             self.register_buffer("width", width)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        exponent = self.along_channels(self.exponent)
-        return fake_quantize(x, exponent, self.along_channels(self._full(self.width)), self.signed)
+        exponent, width = round_ste(self.range_exponent) - round_ste(self.width), self._full(self.width)
+        return fake_quantize(x, self.along_channels(exponent), self.along_channels(width), self.signed)
 
     def _full(self, width: Tensor) -> Tensor:
-        return width.expand(self.exponent.shape)
+        return width.expand(self.range_exponent.shape)
+
+    @property
+    def exponent(self) -> Tensor:
+        """log2 of the scale in use, () or (channels,). No gradient."""
+        return round_half_up(self.range_exponent.detach()) - self.bit_width
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
         """Cover the largest magnitude of each channel (weights), or the 99.9th percentile (activations)."""
-        levels = torch.exp2(self._full(self.width) - int(self.signed))
-        self.exponent.copy_(torch.ceil(torch.log2(observed_magnitude(x, self.channels, self.channel_axis) / levels)))
+        magnitude = observed_magnitude(x, self.channels, self.channel_axis)
+        self.range_exponent.copy_(torch.ceil(torch.log2(magnitude)) + int(self.signed))
 
     @torch.no_grad()
     def raise_scale_(self, smallest: Tensor) -> None:  # noqa: D102
-        self.exponent.copy_(torch.maximum(self.exponent, torch.ceil(torch.log2(smallest))))
+        self.set_exponent_(torch.maximum(self.exponent, torch.ceil(torch.log2(smallest))))
+
+    @torch.no_grad()
+    def set_exponent_(self, exponent: Tensor | float) -> None:
+        """Set log2 of the scale at the width in use."""
+        self.range_exponent.copy_(exponent + self.bit_width)
 
     @property
     def scale(self) -> Tensor:  # noqa: D102
-        return torch.exp2(round_half_up(self.exponent.detach()))
+        return torch.exp2(self.exponent)
 
     @property
     def bit_width(self) -> Tensor:  # noqa: D102
@@ -194,7 +205,7 @@ class LearnedPowerOfTwo(Quantizer):
         return [self.width] if isinstance(self.width, nn.Parameter) else []
 
     def scale_parameters(self) -> list[nn.Parameter]:  # noqa: D102
-        return [self.exponent] if isinstance(self.exponent, nn.Parameter) else []
+        return [self.range_exponent]
 
     @torch.no_grad()
     def project_(self) -> None:  # noqa: D102

@@ -137,7 +137,8 @@ class PhaseConfig(_Section):
     steps: int = Field(default=400, ge=0, description="optimizer steps")
     learning_rate: float = Field(default=5e-4, gt=0, description="peak")
     patience: int | None = Field(
-        default=10, ge=1, description="validations without a better Dice before the phase stops early; null: never"
+        default=10, ge=1, description="validations without a better Dice before the phase stops early; null: never; "
+        "needs `select: best`"
     )
 
 
@@ -180,6 +181,11 @@ class TrainingConfig(_Section):
     crop_px: int = Field(default=128, ge=16, description="side of a square training crop")
     foreground_share: float = Field(default=0.5, ge=0, le=1, description="share of the crops centred on foreground")
     weight_decay: float = Field(default=1e-4, ge=0, description="of weights only; never of widths, scales, biases")
+    select: Literal["best", "last"] = Field(
+        default="best",
+        description="weights that the float phase and the fine-tuning end with: those of the best validation Dice, or "
+        "the last ones, where validation cases are too few to choose by",
+    )
     validate_every: int = Field(default=100, ge=1, description="steps between validations")
     checkpoint_every: int = Field(default=100, ge=1, description="steps between resume checkpoints")
     float_phase: FloatConfig = FloatConfig()

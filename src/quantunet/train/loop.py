@@ -101,6 +101,7 @@ def train(
         run.save_tensors("checkpoints/qat.pt", network.state_dict())
         fabric.barrier()
     _load(network.cpu(), run, "checkpoints/qat.pt")
+    size = _build_size(config.parsed_budget, network, measure_file)  # biases shrink as scales grow
     freeze_bit_widths_(network, _freezing_shift(network, size) if config.quantizer.learns_widths else 0.5)
     if size is not None and config.quantizer.learns_widths:
         _say_size(size, console)
@@ -150,10 +151,10 @@ class _Size:
 def _run_phase(
     phase: str, plan: PhaseConfig, network: UNet, context: _Context, first_step: int, size: _Size | None = None
 ) -> None:
-    """Train ``network`` in place; float and finetune keep the weights of the best validation Dice, qat the last."""
+    """Train ``network`` in place; float and finetune end with the weights that ``select`` says, qat with the last."""
     config, data, run, fabric = context.config, context.data, context.run, context.fabric
     training, learns_widths = config.training, isinstance(plan, QatConfig)
-    keeps_best = not learns_widths
+    keeps_best = not learns_widths and training.select == "best"
     network.train()
     optimizer = build_optimizer(
         network,
