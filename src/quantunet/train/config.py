@@ -137,8 +137,9 @@ class PhaseConfig(_Section):
     steps: int = Field(default=400, ge=0, description="optimizer steps")
     learning_rate: float = Field(default=5e-4, gt=0, description="peak")
     patience: int | None = Field(
-        default=10, ge=1, description="validations without a better Dice before the phase stops early; null: never; "
-        "needs `select: best`"
+        default=10,
+        ge=1,
+        description="validations without a better Dice before the phase stops early; null: never; needs `select: best`",
     )
 
 
