@@ -106,7 +106,9 @@ def test_bad_data(spoil: Spoil, named: str, tmp_path: Path, capsys: pytest.Captu
         (["--budget", "3 apples"], "neither a width"),
         (["--budget", "0.2bit"], "between 1 and 8"),
         (["--set", "network.levels=9"], "network.levels"),
-        (["--data", "nowhere"], "nowhere: no such file or folder"),
+        (["--data", "nowhere"], "nowhere: no such folder: correct data.path or --data"),
+        (["--data", "nowhere/BUSI"], "BUSI: no such folder: BUSI breast ultrasound is not downloaded for you"),
+        (["--data", "nowhere", "--set", "data.reader=kaggle_3m"], "nowhere: no such folder: LGG MRI (kaggle_3m) is"),
         (["--set", "data.split.test=0.99"], "leave"),
         (["--set", "accelerator=cuda", "--set", "devices=64", "--set", "training.batch_size=64"], "accelerator: cuda"),
         (["--resume"], "holds no run"),
@@ -128,6 +130,21 @@ def test_nothing_to_train(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     assert "need a configuration or --data" in one_line_error(capsys, "train", "--budget", "3bit")
     assert "cannot be read" in one_line_error(capsys, "train", "absent.yaml")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("folder", "named"),
+    [("nowhere", "correct data.path or --data"), ("Task09_Spleen", "Medical Segmentation Decathlon")],
+)
+def test_absent_data_without_a_configuration(
+    folder: str, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = one_line_error(capsys, "train", "--data", folder)
+    assert message.startswith(f"error: {folder}: no such folder: {named}")
+    config = write_settings(tmp_path / "c.yaml", tmp_path)
+    assert one_line_error(capsys, "compare", config, "--data", folder) == message
+    assert list(tmp_path.iterdir()) == [config]
 
 
 def test_resume_with_another_configuration(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from quantunet.cli.app import console, print_json, print_table, require_path
+from quantunet.cli.app import console, print_json, print_table
 from quantunet.cli.train_commands import parse_settings
+from quantunet.data.read import require_folder
 from quantunet.errors import UserError
 from quantunet.train.config import load_config
 
@@ -48,9 +49,11 @@ def compare(
         raise UserError(f"comparing needs {error.name}: pip install 'quantunet[train]'") from None
     overrides = parse_settings(set_)
     if data is not None:
-        overrides["data.path"] = str(require_path(data))
+        overrides["data.path"] = str(data)
     messages = Console(stderr=True, highlight=False) if json_output else console
     loaded = [load_config(path, overrides) for path in configs]
+    if data is not None:
+        require_folder(data, loaded[0].data.reader)
     result = run(
         loaded,
         out,

@@ -10,12 +10,12 @@ import typer
 import yaml
 from rich.console import Console
 
-from quantunet.cli.app import console, print_json, print_results, print_table, require_path
-from quantunet.data.config import PHANTOM, DataConfig
+from quantunet.cli.app import console, print_json, print_results, print_table
+from quantunet.data.config import DataConfig
 from quantunet.data.describe import describe
 from quantunet.data.examples_picture import write_examples_picture
 from quantunet.data.manifest import check_no_leak
-from quantunet.data.read import read_dataset
+from quantunet.data.read import read_dataset, require_folder
 from quantunet.data.split import split_cases
 from quantunet.errors import UserError
 from quantunet.train.config import Config, build_config, load_config
@@ -78,10 +78,12 @@ def train(
     """
     overrides = parse_settings(set_)
     if data is not None:
-        overrides["data.path"] = str(data if data == PHANTOM else require_path(data))
+        overrides["data.path"] = str(data)
     if budget is not None:
         overrides["budget"] = budget
     chosen = _choose_config(config, data, overrides)
+    if chosen is not None and data is not None:
+        require_folder(data, chosen.data.reader)
     folder = out or (Path("runs") / chosen.name if chosen else None)
     if resume:
         if folder is None or not (folder / "config.yaml").exists():

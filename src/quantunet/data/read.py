@@ -52,9 +52,7 @@ def read_dataset(config: DataConfig) -> Dataset:
         if in_plane_of(config) is not None:
             raise UserError("phantom: is not resampled or cropped: leave data.resample_mm and data.crop_px out")
         return phantom_dataset()
-    root = config.path
-    if not root.exists():
-        raise UserError(f"{root}: no such folder: {where_to_get(root) or 'correct data.path'}")
+    root = require_folder(config.path, config.reader)
     if not root.is_dir():
         raise UserError(f"{root}: a file: give the folder that holds images and masks")
     reader = detect_reader(root) if config.reader == "auto" else config.reader
@@ -62,6 +60,17 @@ def read_dataset(config: DataConfig) -> Dataset:
     if not found.samples:
         raise UserError(f"{root}: no image with a mask in it")
     return agree(root, reader, found, config)
+
+
+def require_folder(root: Path, reader: str = "auto") -> Path:
+    """The path itself, which may be the built-in phantom's.
+
+    Raises:
+        UserError: if nothing is there; of a known public set, by folder name or reader, the line says where to get it.
+    """
+    if root != PHANTOM and not root.exists():
+        raise UserError(f"{root}: no such folder: {where_to_get(root, reader) or 'correct data.path or --data'}")
+    return root
 
 
 def read_image(path: Path, channels: int | None = None, in_plane: InPlane | None = None) -> list[Sample]:
