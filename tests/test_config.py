@@ -70,7 +70,7 @@ def test_budget_as_numbers() -> None:
         ({"training.qat.steps": "many"}, "training.qat.steps = 'many'"),
         ({"training.float_phase.steps": -1}, "training.float_phase.steps = -1"),
         ({"budget": "3 apples"}, "budget '3 apples' is neither a width"),
-        ({"budget": "12bit"}, "an average width lies between 1 and 8 bits"),
+        ({"budget": "12bit"}, "an average width lies above 0 and is 8 bits at the most"),
         ({"name": "a/b"}, "name = 'a/b'"),
         ({"data.normalization.kind": "window"}, "window needs low < high"),
         ({"quantizer.weight.min_bit_width": 6, "quantizer.weight.max_bit_width": 4}, "min_bit_width"),

@@ -62,7 +62,7 @@ def test_extreme_logits_stay_finite() -> None:
 def test_mean_bit_width_weights_what_it_is_told_to() -> None:
     by_channel = torch.tensor([2.0, 4.0], requires_grad=True)
     by_layer = torch.tensor(8.0, requires_grad=True)
-    mean = mean_bit_width([by_channel, by_layer], [torch.tensor([1.0, 3.0]), torch.tensor(4.0)])
+    mean = mean_bit_width([by_channel, by_layer], [torch.tensor([0.125, 0.375]), torch.tensor(0.5)])
     assert float(mean.detach()) == pytest.approx((2 + 12 + 32) / 8)
     mean.backward()
     assert by_channel.grad.tolist() == [0.125, 0.375]

@@ -36,17 +36,30 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("quantizer", "budget", "kills"), [("learned", "2KiB", 9), ("brevitas", "4bit", 4)], ids=["learned", "brevitas"]
+    ("quantizer", "budget", "qat_steps", "kills"),
+    [
+        ({"name": "learned"}, "2KiB", 14, 9),
+        ({"name": "learned", "weight": {"bit_width": 1, "min_bit_width": 0}}, "0.4bit", 44, 5),
+        ({"name": "brevitas"}, "4bit", 14, 4),
+    ],
+    ids=["learned", "vanishing", "brevitas"],
 )
 def test_killed_and_resumed_runs_end_bit_equal(
-    quantizer: str, budget: str, kills: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    quantizer: dict[str, Any],
+    budget: str,
+    qat_steps: int,
+    kills: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     data = write_small_data(tmp_path / "data")
+    qat = {**SETTINGS["training"]["qat"], "steps": qat_steps}
     config = write_settings(
-        tmp_path / "small.yaml", data, quantizer={"name": quantizer}, budget=budget, training=settings()
+        tmp_path / "small.yaml", data, quantizer=quantizer, budget=budget, training=settings(qat=qat)
     )
+    steps = STEPS - SETTINGS["training"]["qat"]["steps"] + qat_steps
     result = subprocess.run(
-        [sys.executable, SCRIPT, config, tmp_path, str(STEPS), str(kills), "5"],
+        [sys.executable, SCRIPT, config, tmp_path, str(steps), str(kills), "5"],
         capture_output=True,
         text=True,
         check=False,
@@ -56,14 +69,16 @@ def test_killed_and_resumed_runs_end_bit_equal(
     assert result.returncode == 0, result.stderr
     struck = json.loads(result.stdout.splitlines()[-1])
     with capsys.disabled():
-        print(f"\n{quantizer}: killed at {', '.join(struck)}")
+        print(f"\n{quantizer['name']}: killed at {', '.join(struck)}")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for name in ("float.pt", "qat.pt", "final.pt"):
         states = [torch.load(folder / "checkpoints" / name, weights_only=True) for folder in (whole, killed)]
         assert same_tensors(*states), name
     assert metrics(whole) == metrics(killed)
-    assert len(metrics(whole)) == STEPS
+    assert len(metrics(whole)) == steps
     assert (whole / "model.safetensors").read_bytes() == (killed / "model.safetensors").read_bytes()
+    channels = len(torch.load(whole / "checkpoints" / "qat.pt", weights_only=True)["decoders.0.conv1.conv.weight"])
+    assert channels < 2 if "weight" in quantizer else channels == 2, "removed before the freezing"
     assert len(struck) >= kills - 1
     assert {place.split(":")[0] for place in struck} == {"float", "qat", "finetune"}
     assert not [path.name for path in killed.rglob(".*") if path.name != ".lock"], "no temporary file is left behind"

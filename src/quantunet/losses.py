@@ -60,14 +60,11 @@ def soft_dice_loss(probs: Tensor, truth: Tensor) -> Tensor:
     return 1 - dice.mean()
 
 
-def mean_bit_width(bit_widths: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    """``sum_i w_i b_i / sum_i w_i``: the average width, in bits, with the gradient of each width.
+def mean_bit_width(bit_widths: Sequence[Tensor], shares: Sequence[Tensor]) -> Tensor:
+    """``sum_i s_i b_i``: the average width, in bits, with the gradient of each width.
 
     Args:
         bit_widths: trainable widths, each () or (channels,).
-        weights: what each counts, of the same shapes: numbers of weights, multiply-accumulates, or equal shares.
+        shares: what each counts, of the same shapes; they add up to 1, or to less where channels have been removed.
     """
-    total = sum(float(weight.sum()) for weight in weights)
-    return (
-        torch.stack([(width * weight).sum() for width, weight in zip(bit_widths, weights, strict=True)]).sum() / total
-    )
+    return torch.stack([(width * share).sum() for width, share in zip(bit_widths, shares, strict=True)]).sum()

@@ -1,6 +1,6 @@
 """THE BRIDGE: from a trained network of quantized layers to the IntegerGraph.
 
-The network is traced by torch.fx with our layers as leaves; each leaf becomes a node. All scales are folded into
+Each call of a layer becomes a node. All scales are folded into
 requantization: the deployed graph has integers only.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from quantunet.arith import multiplier_and_shift
 from quantunet.formats import BIAS, INT32, IntFormat
@@ -34,18 +34,9 @@ from quantunet.ir.graph import (
 )
 from quantunet.ir.validate import MAX_CODE_BIT_WIDTH
 from quantunet.nn import layers
+from quantunet.nn.trace import layer_steps
 from quantunet.quant.fake_quant import round_half_up
 from quantunet.quant.quantizers import Quantizer
-
-LEAVES = (
-    layers.InputLayer,
-    layers.ConvLayer,
-    layers.MaxPool,
-    layers.UpsampleNearest,
-    layers.UpsampleBilinear,
-    layers.Concat,
-)
-
 
 LARGEST_CODE = 255
 """Magnitude of any activation code."""
@@ -55,22 +46,6 @@ MOST_FRACTION_BITS = 12
 
 class LoweringError(ValueError):
     """The network holds something that has no integer form; the message names the layer."""
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, LEAVES)
-
-
-class _Logits(nn.Module):
-    """Leaves out the network's last step, which drops the scale."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: Tensor) -> Any:
-        return self.network.logits(image)  # pyright: ignore[reportCallIssue]
 
 
 @torch.no_grad()
@@ -85,27 +60,18 @@ def lower(network: nn.Module, metadata: Mapping[str, Any] | None = None) -> Inte
         GraphError: if an accumulator could overflow int32.
     """
     network = copy.deepcopy(network).double().eval()
-    wrapper = _Logits(network)
-    trace = _Tracer().trace(wrapper)
-    modules = dict(wrapper.named_modules())
     nodes: list[Node] = []
-    tensors: dict[fx.Node, _Source] = {}
-    used: dict[str, int] = {}
-    for step in trace.nodes:
-        if step.op != "call_module":
-            continue
-        path = str(step.target)
-        sources = [tensors[source] for source in step.all_input_nodes if source in tensors]
-        used[path] = used.get(path, -1) + 1
-        name = path.removeprefix("network.") + (f".{used[path]}" if used[path] else "")
+    tensors: dict[str, _Source] = {}
+    for name, layer, inputs in layer_steps(network):
+        sources = [tensors[source] for source in inputs]
         try:
-            node, scale, channels = _lower_layer(name, modules[path], sources)
+            node, scale, channels = _lower_layer(name, layer, sources)
         except LoweringError:
             raise
         except ValueError as error:  # scales so far apart that no multiplier and shift bring them together in int32
             raise LoweringError(f"layer {name}: {error}: its scales do not fit int32 together") from None
         nodes.append(node)
-        tensors[step] = _Source(node.name, scale, channels)
+        tensors[name] = _Source(node.name, scale, channels)
     nodes.append(_mask_node(nodes))
     graph = IntegerGraph(tuple(nodes), dict(metadata or {}))
     _check_logits(graph)

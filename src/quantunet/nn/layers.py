@@ -79,6 +79,8 @@ class ConvLayer(nn.Module):
         self.activation_quantizer: Quantizer | None = None
         self.output_pixels = 0
         """Height x width of the last output: for counting multiply-accumulates."""
+        self.float_weights = self.conv.weight.numel()
+        """Number of weights as built, which the removal of channels does not change."""
 
     @property
     def transposed(self) -> bool:
@@ -93,8 +95,19 @@ class ConvLayer(nn.Module):
     @property
     def macs(self) -> int:
         """Multiply-accumulates by image of the size last seen."""
-        weights_by_pixel = self.conv.weight.numel()
-        return weights_by_pixel * self.output_pixels // (4 if self.transposed else 1)
+        return self.conv.weight.numel() * self.output_pixels // (4 if self.transposed else 1)
+
+    @property
+    def float_macs(self) -> int:
+        """The same of the layer as built."""
+        return self.float_weights * self.output_pixels // (4 if self.transposed else 1)
+
+    def resize_(self) -> None:
+        """Take the numbers of channels from the weight, after channels were removed from it."""
+        shape = self.conv.weight.shape
+        self.conv.out_channels, self.conv.in_channels = shape[self.out_channel_axis], shape[1 - self.out_channel_axis]
+        if self.weight_quantizer is not None and self.weight_quantizer.channels is not None:
+            self.weight_quantizer.channels = self.conv.out_channels
 
     def forward(self, x: Activation) -> Activation:  # noqa: D102
         weight, bias = self.conv.weight, self.conv.bias
@@ -103,6 +116,8 @@ class ConvLayer(nn.Module):
             if bias is not None and x.scale is not None and self.integer_bias:
                 step = x.scale * self.weight_quantizer.scale
                 bias = round_ste(bias / step).clamp(BIAS.q_min, BIAS.q_max) * step
+            if bias is not None and self.weight_quantizer.can_vanish:
+                bias = torch.where(self.weight_quantizer.bit_width > 0, bias, 0.0)
         if self.transposed:
             y = F.conv_transpose2d(x.values, weight, bias, stride=2)
         else:

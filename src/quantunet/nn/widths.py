@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from quantunet.nn.layers import ConvLayer, conv_layers
+from quantunet.nn.layers import ConvLayer, InputLayer, conv_layers
 from quantunet.nn.prepare import activation_quantizers, all_quantizers, weight_quantizers
+from quantunet.nn.trace import layer_steps
 from quantunet.nn.unet import UNet
 from quantunet.quant.quantizers import Quantizer
 
@@ -22,17 +23,20 @@ FLOAT_BITS = 32
 def trainable_widths(network: UNet, weighting: Weighting) -> tuple[list[Tensor], list[Tensor]]:
     """Widths of the weights, with gradient, and what each counts: inputs of ``losses.mean_bit_width``.
 
-    ``macs`` needs a forward pass to have been made.
+    The shares are of the network as built: a weight that has been removed counts as one of 0 bits. ``macs`` needs a
+    forward pass to have been made.
     """
-    widths, counts = [], []
+    widths, shares, whole = [], [], 0.0
     for layer in conv_layers(network).values():
         if layer.weight_quantizer is None:
             continue
         soft = layer.weight_quantizer.soft_bit_width
-        importance = {"parameters": layer.conv.weight.numel(), "macs": layer.macs, "layers": 1.0}[weighting]
+        built = {"parameters": layer.float_weights, "macs": layer.float_macs, "layers": 1.0}[weighting]
+        left = layer.conv.weight.numel() / layer.float_weights
         widths.append(soft)
-        counts.append(torch.full_like(soft, importance / soft.numel()).detach())
-    return widths, counts
+        shares.append(torch.full_like(soft, built * left / soft.numel()).detach())
+        whole += built
+    return widths, [share / whole for share in shares]
 
 
 def trainable_activation_widths(network: UNet) -> list[Tensor]:
@@ -42,11 +46,12 @@ def trainable_activation_widths(network: UNet) -> list[Tensor]:
 
 @torch.no_grad()
 def weight_bits(network: UNet, width_of: WidthOf = lambda quantizer: quantizer.bit_width) -> float:
-    """Average width over all weights, in bits; 32 of a weight that is left in float."""
+    """Average width over all weights as built, in bits; 0 of one that is removed, 32 of one that is left in float."""
     bits = total = 0.0
-    for layer in conv_layers(network).values():
-        bits += float(_widths(layer, width_of).mean()) * layer.conv.weight.numel()
-        total += layer.conv.weight.numel()
+    read = _read_channels(network, width_of)
+    for name, layer in conv_layers(network).items():
+        bits += float(_widths(layer, width_of).sum()) * read[name] * _kernel(layer)
+        total += layer.float_weights
     return bits / total
 
 
@@ -54,10 +59,32 @@ def weight_bits(network: UNet, width_of: WidthOf = lambda quantizer: quantizer.b
 def packed_weight_bytes(network: UNet, width_of: WidthOf = lambda quantizer: quantizer.bit_width) -> int:
     """Bytes of all packed weights: each output channel starts on a byte; float weights take four each."""
     total = 0
-    for layer in conv_layers(network).values():
-        row = layer.conv.weight.numel() // layer.conv.out_channels
-        total += int(torch.ceil(_widths(layer, width_of) * row / 8).sum())
+    read = _read_channels(network, width_of)
+    for name, layer in conv_layers(network).items():
+        total += int(torch.ceil(_widths(layer, width_of) * read[name] * _kernel(layer) / 8).sum())
     return total
+
+
+def _kernel(layer: ConvLayer) -> int:
+    return layer.conv.weight.numel() // (layer.conv.in_channels * layer.conv.out_channels)
+
+
+def _read_channels(network: UNet, width_of: WidthOf) -> dict[str, int]:
+    """Number of channels that each layer reads, without those of 0 bits, which will be removed."""
+    layers = conv_layers(network)
+    if not any(layer.weight_quantizer is not None and layer.weight_quantizer.can_vanish for layer in layers.values()):
+        return {name: layer.conv.in_channels for name, layer in layers.items()}
+    written: dict[str, int] = {}
+    read = {}
+    for name, layer, inputs in layer_steps(network):
+        if isinstance(layer, ConvLayer):
+            read[name] = written[inputs[0]]
+            written[name] = int((_widths(layer, width_of) > 0).sum())
+        elif isinstance(layer, InputLayer):
+            written[name] = layer.channels
+        else:  # pooling, up-sampling, concatenation
+            written[name] = sum(written[source] for source in inputs)
+    return read
 
 
 def _widths(layer: ConvLayer, width_of: WidthOf) -> Tensor:

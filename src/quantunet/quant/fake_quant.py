@@ -46,9 +46,12 @@ def round_ste(x: Tensor) -> Tensor:
 
 
 def integer_bounds(bit_width: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
-    """(q_min, q_max) of two's complement or unsigned codes of ``bit_width`` bits, as ``formats.IntFormat`` has them."""
-    magnitude = torch.exp2(bit_width - int(signed))
-    return (-magnitude if signed else torch.zeros_like(magnitude)), magnitude - 1
+    """(q_min, q_max) of two's complement or unsigned codes of ``bit_width`` bits, as ``formats.IntFormat`` has them.
+
+    A width of 0 bits leaves the code 0.
+    """
+    magnitude = torch.exp2(bit_width - int(signed)).floor_()
+    return (-magnitude if signed else torch.zeros_like(magnitude)), (magnitude - 1).clamp_min_(0)
 
 
 def integer_codes(x: Tensor, scale: Tensor, bit_width: Tensor, signed: bool) -> Tensor:

@@ -25,6 +25,7 @@ class Quantizer(nn.Module, abc.ABC):
     How codes come from values, for ``lower``; what a quantizer does not state is rounding to the full range.
 
     Attributes:
+        can_vanish: a channel's width may become 0: its codes are all 0 then, and its bias goes with it.
         narrow_range: the most negative code of a signed format is not used.
         truncates: codes are ``floor(x / scale)``, not ``floor(x / scale + 1/2)``.
         is_sign: codes are the sign of ``x``, whatever the scale.
@@ -32,6 +33,7 @@ class Quantizer(nn.Module, abc.ABC):
             form (fractions that wrap, for one).
     """
 
+    can_vanish = False
     narrow_range = False
     truncates = False
     is_sign = False
@@ -93,6 +95,9 @@ class Quantizer(nn.Module, abc.ABC):
     def freeze_bit_width_(self, shift: float | Tensor) -> None:
         """Fix the width for good; ``shift`` 0.5 is rounding, other shifts meet a budget."""
 
+    def keep_all_channels_(self) -> None:
+        """Hold every width at one bit or more: for a layer whose channels cannot be removed."""
+
     def set_progress_(self, share: float) -> None:
         """Called before every step of training with the share of the steps done, 0 to 1: for values under a schedule.
 
@@ -133,12 +138,13 @@ class LearnedPowerOfTwo(Quantizer):
 
     Args:
         bit_width: width at the start.
-        min_bit_width, max_bit_width: bounds of the trainable width.
+        min_bit_width, max_bit_width: bounds of the trainable width; with 0, a channel may vanish, all but one of them.
         trainable: whether the width is trained; a fixed one makes the ``uniform`` baseline.
         channel_widths: one width a channel, else one for all channels (the exponents are by channel in both cases).
     """
 
     width: Tensor
+    range_exponent: nn.Parameter
 
     def __init__(
         self,
@@ -153,7 +159,11 @@ class LearnedPowerOfTwo(Quantizer):
         channel_widths: bool = True,
     ) -> None:
         super().__init__(channels, channel_axis, signed)
-        self.min_bit_width, self.max_bit_width = min_bit_width, max_bit_width
+        self.can_vanish = min_bit_width == 0 and channels is not None and channel_widths
+        self.min_bit_width, self.max_bit_width = (
+            min_bit_width if self.can_vanish else max(min_bit_width, 1),
+            max_bit_width,
+        )
         shape = () if channels is None else (channels,)
         self.range_exponent = nn.Parameter(torch.zeros(shape))
         width = torch.full(shape if channel_widths else (), float(bit_width))
@@ -189,6 +199,9 @@ class LearnedPowerOfTwo(Quantizer):
         """Set log2 of the scale at the width in use."""
         self.range_exponent.copy_(exponent + self.bit_width)
 
+    def keep_all_channels_(self) -> None:  # noqa: D102
+        self.can_vanish, self.min_bit_width = False, max(self.min_bit_width, 1)
+
     @property
     def scale(self) -> Tensor:  # noqa: D102
         return torch.exp2(self.exponent)
@@ -210,10 +223,15 @@ class LearnedPowerOfTwo(Quantizer):
     @torch.no_grad()
     def project_(self) -> None:  # noqa: D102
         self.width.clamp_(self.min_bit_width, self.max_bit_width)
+        if self.can_vanish and not bool((self.width >= 0.5).any()):
+            self.width[self.width.argmax()] = 0.5
 
     def frozen_bit_width(self, shift: float | Tensor) -> Tensor:  # noqa: D102
         frozen = torch.floor(self.width.detach() + shift) if self.width_parameters() else self.width
-        return self._full(frozen.clamp(self.min_bit_width, self.max_bit_width))
+        frozen = frozen.clamp(self.min_bit_width, self.max_bit_width)
+        if self.can_vanish and not bool(frozen.any()):
+            frozen[self.width.argmax()] = 1
+        return self._full(frozen)
 
     @torch.no_grad()
     def freeze_bit_width_(self, shift: float | Tensor) -> None:  # noqa: D102

@@ -36,8 +36,8 @@ def parse_budget(text: str) -> Budget:
         raise UserError(f"budget {text!r} is neither a width such as '3bit' nor a size such as '64KiB'")
     amount, unit = float(match[1]), match[2].lower()
     if unit.startswith("bit"):
-        if not 1 <= amount <= 8:
-            raise UserError(f"budget {text!r}: an average width lies between 1 and 8 bits")
+        if not 0 < amount <= 8:
+            raise UserError(f"budget {text!r}: an average width lies above 0 and is 8 bits at the most")
         return Budget("bits", amount)
     factor = {"b": 1, "kb": 1000, "kib": 1024, "mb": 1000**2, "mib": 1024**2}[unit]
     if amount <= 0:

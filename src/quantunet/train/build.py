@@ -49,6 +49,8 @@ def build_quantized_network(float_network: UNet, config: QuantizerConfig, images
         lambda signed: _build_activation_quantizer(config, signed),
         _image_quantizer(config),
     )
+    if network.head.weight_quantizer is not None:
+        network.head.weight_quantizer.keep_all_channels_()
     if config.float_layers == "first_and_last":
         leave_first_and_last_float_(network)
     if config.int8_layers == "first_and_last":

@@ -46,7 +46,9 @@ class WidthConfig(_Section):
     """Bit widths of the weights, or of the activations."""
 
     bit_width: int = Field(default=8, ge=1, le=8, description="width at the start; for `uniform`, the width")
-    min_bit_width: int = Field(default=1, ge=1, le=8)
+    min_bit_width: int = Field(
+        default=1, ge=0, le=8, description="0, of weights by channel under `learned`: a channel may vanish"
+    )
     max_bit_width: int = Field(default=8, ge=1, le=8)
     integer_bits: int | None = Field(default=None, ge=0, le=8, description="of `fixed_point`: i of Q_{i.f}")
     fractional_bits: int | None = Field(default=None, ge=0, le=8, description="of `fixed_point`: f of Q_{i.f}")
@@ -96,6 +98,10 @@ class QuantizerConfig(_Section):
                     raise ValueError(f"fixed_point needs {what}.integer_bits and {what}.fractional_bits, not both zero")
         if self.float_layers != "none" and self.int8_layers != "none":
             raise ValueError("float_layers and int8_layers exclude each other: leave one of them at none")
+        if self.activation.min_bit_width < 1:
+            raise ValueError("activation.min_bit_width is 0: activations have 1 bit at the least, only weights vanish")
+        if self.weight.min_bit_width < 1 and not (self.name == "learned" and self.per == "channel"):
+            raise ValueError("weight.min_bit_width is 0: that needs `name: learned` and `per: channel`")
         return self
 
     @property
@@ -240,6 +246,15 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
     Raises:
         UserError: if the file is absent, is no YAML mapping, or a key or value is wrong, naming it.
     """
+    return build_config(read_mapping(path), overrides or {}, source=str(path))
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file, not yet validated.
+
+    Raises:
+        UserError: if the file is absent, or is no YAML mapping.
+    """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -248,7 +263,7 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
         raise UserError(f"configuration {path}: is no YAML ({' '.join(str(error).split())})") from None
     if not isinstance(raw, dict):
         raise UserError(f"configuration {path}: holds no mapping of keys to values")
-    return build_config(raw, overrides or {}, source=str(path))
+    return raw
 
 
 def build_config(raw: dict[str, Any], overrides: dict[str, Any], source: str = "configuration") -> Config:
@@ -266,6 +281,11 @@ def build_config(raw: dict[str, Any], overrides: dict[str, Any], source: str = "
             if not isinstance(section, dict):
                 raise UserError(f"{source}: {dotted} cannot be set, because {parent} is a single value")
         section[last] = value
+    if "data" not in raw:
+        raise UserError(
+            f"{source}: names no data: say on what it runs with --on configs/data/NAME.yaml or --data FOLDER, or add a "
+            "data section"
+        )
     try:
         return Config.model_validate(raw)
     except ValidationError as error:

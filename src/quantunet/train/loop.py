@@ -23,6 +23,7 @@ from quantunet.losses import distillation_loss, mean_bit_width, segmentation_los
 from quantunet.metrics.overlap import dice_score
 from quantunet.nn import widths
 from quantunet.nn.prepare import freeze_bit_widths_
+from quantunet.nn.removal import load_smaller_, remove_channels_
 from quantunet.nn.unet import UNet
 from quantunet.quant.quantizers import Quantizer
 from quantunet.train.batches import TrainingSet, sample_batch
@@ -34,6 +35,8 @@ from quantunet.train.progress import PhaseProgress
 from quantunet.train.run_dir import RESUME_FILE, RunDir
 
 CALIBRATION_BATCHES = 4
+REMOVE_EVERY = 20
+"""Steps of the qat phase between removals of channels of 0 bits: until then, a channel may come back."""
 GRADIENT_NORM = 5.0
 """Gradients of the weights are clipped to this norm: it acts on outliers only."""
 
@@ -103,6 +106,7 @@ def train(
     _load(network.cpu(), run, "checkpoints/qat.pt")
     size = _build_size(config.parsed_budget, network, measure_file)  # biases shrink as scales grow
     freeze_bit_widths_(network, _freezing_shift(network, size) if config.quantizer.learns_widths else 0.5)
+    remove_channels_(network)
     if size is not None and config.quantizer.learns_widths:
         _say_size(size, console)
 
@@ -170,13 +174,14 @@ def _run_phase(
     if context.resume.get("phase") == phase and "step" in context.resume:
         saved = context.resume
         first, elapsed, best = saved["step"], saved["elapsed_s"], saved["best"]
-        network.load_state_dict(saved["network"])
+        load_smaller_(network, saved["network"])
         optimizer.load_state_dict(saved["optimizer"])
         if controller is not None:
             controller = BudgetController(**saved["controller"])
     if fabric.is_global_zero:
         run.forget_metrics_after(first_step + first)
-    module, optimizer = fabric.setup(network, optimizer)
+    raw_optimizer = optimizer
+    module, optimizer = fabric.setup(network, raw_optimizer)
     started = time.monotonic() - elapsed
     bit_loss_weight = config.bit_loss.fixed_weight or 0.0
 
@@ -189,24 +194,19 @@ def _run_phase(
             set_learning_rates(optimizer, step, plan.steps)
             widths.set_progress_(network, step / plan.steps if learns_widths else 1.0)
             images, target = _draw(config, data, first_step + step, fabric)
-            logits = module(images).float()
-            loss = segmentation_loss(logits, target, config.loss.bce, config.loss.dice)
-            total, bit_loss = loss.total, torch.zeros(())
-            if context.teacher is not None:
-                with torch.no_grad(), fabric.autocast():
-                    teacher_logits = context.teacher(images).float()
-                total = total + config.loss.distillation * distillation_loss(logits, teacher_logits)
-            if learns_widths and config.quantizer.learns_widths:
-                if controller is not None and config.bit_loss.fixed_weight is None and size is not None:
-                    bit_loss_weight = controller.update(step, size.of(lambda quantizer: quantizer.bit_width))
-                bit_loss = _bit_loss(network, config)
-                total = total + bit_loss_weight * bit_loss
-            fabric.backward(total)
+            if controller is not None and config.bit_loss.fixed_weight is None and size is not None:
+                bit_loss_weight = controller.update(step, size.of(lambda quantizer: quantizer.bit_width))
+            bit_term = (
+                (lambda: _bit_loss(network, config)) if learns_widths and config.quantizer.learns_widths else None
+            )
+            loss = _backward(module, images, target, context, bit_term, bit_loss_weight)
             torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], GRADIENT_NORM)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if learns_widths:
                 widths.project_(network)
+                if (step + 1) % REMOVE_EVERY == 0 and fabric.world_size == 1:  # processes agree on shapes at the end
+                    remove_channels_(network, raw_optimizer)
 
             # what to keep, what to show
             done = step + 1
@@ -218,10 +218,10 @@ def _run_phase(
                     state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
                     best = {"dice": record["val_dice"], "step": done, "state": state}
             if done % 10 == 0 or "val_dice" in record:
-                record |= {"loss": total.item(), "bce": loss.bce.item(), "dice_loss": loss.dice_loss.item()}
+                record |= {key: value.item() for key, value in loss.items() if key != "bit_loss" or phase != "float"}
                 record |= {"lr": optimizer.param_groups[0]["lr"], "time_s": time.monotonic() - started}
                 if phase != "float":
-                    record |= {"bit_loss": bit_loss.item(), "bit_loss_weight": bit_loss_weight}
+                    record |= {"bit_loss_weight": bit_loss_weight}
                     record |= {"weight_bits": widths.weight_bits(network)}
                     record |= {"activation_bits": widths.activation_bits(network)}
                     if "val_dice" in record:
@@ -234,6 +234,34 @@ def _run_phase(
     if keeps_best and best["state"] is not None:
         network.load_state_dict(best["state"])
     context.time_s[phase] = time.monotonic() - started
+
+
+def _backward(
+    module: torch.nn.Module,
+    images: Tensor,
+    target: Tensor,
+    context: _Context,
+    bit_term: Callable[[], Tensor] | None,
+    bit_loss_weight: float,
+) -> dict[str, Tensor]:
+    """The gradients of one batch, and the parts of its loss.
+
+    No graph outlives it: a parameter whose channels are removed must not be remembered in its former shape.
+    """
+    config, fabric = context.config, context.fabric
+    logits = module(images).float()
+    loss = segmentation_loss(logits, target, config.loss.bce, config.loss.dice)
+    total, bit_loss = loss.total, torch.zeros(())
+    if context.teacher is not None:
+        with torch.no_grad(), fabric.autocast():
+            teacher_logits = context.teacher(images).float()
+        total = total + config.loss.distillation * distillation_loss(logits, teacher_logits)
+    if bit_term is not None:
+        bit_loss = bit_term()
+        total = total + bit_loss_weight * bit_loss
+    fabric.backward(total)
+    parts = {"loss": total, "bce": loss.bce, "dice_loss": loss.dice_loss, "bit_loss": bit_loss}
+    return {name: value.detach() for name, value in parts.items()}
 
 
 def _draw(config: Config, data: TrainingData, step: int, fabric: Fabric | None) -> tuple[Tensor, Tensor]:
@@ -250,12 +278,13 @@ def _draw(config: Config, data: TrainingData, step: int, fabric: Fabric | None) 
 def _bit_loss(network: UNet, config: Config) -> Tensor:
     """Average weight width plus the stated share of the average activation width, in bits to the stated power."""
     power, share = config.bit_loss.power, config.bit_loss.activation_share
-    weights, counts = widths.trainable_widths(network, config.bit_loss.weighting)
-    bits = mean_bit_width([width**power for width in weights], counts)
+    weights, shares = widths.trainable_widths(network, config.bit_loss.weighting)
+    bits = mean_bit_width([width**power for width in weights], shares)
     activations = [width**power for width in widths.trainable_activation_widths(network)]
     if not activations:
         return bits
-    return bits + share * mean_bit_width(activations, [torch.ones_like(width).detach() for width in activations])
+    equal = [torch.full_like(width, 1 / len(activations)).detach() for width in activations]
+    return bits + share * mean_bit_width(activations, equal)
 
 
 def _calibration_batches(config: Config, data: TrainingData) -> list[Tensor]:
@@ -268,7 +297,9 @@ def _build_size(budget: Budget | None, network: UNet, measure_file: MeasureFile)
     if budget.kind == "bits":
         return _Size(budget, lambda width_of: widths.weight_bits(network, width_of))
     # header, biases and shifts hardly change with the widths: measured once on the real file
-    overhead = measure_file(network) - widths.packed_weight_bytes(network)
+    smaller = copy.deepcopy(network)
+    remove_channels_(smaller)
+    overhead = measure_file(smaller) - widths.packed_weight_bytes(smaller)
     return _Size(budget, lambda width_of: widths.packed_weight_bytes(network, width_of) + overhead)
 
 
@@ -358,4 +389,4 @@ def _save_resume_state(
 def _load(network: UNet, run: RunDir, name: str) -> None:
     state = run.load_tensors(name)
     assert state is not None, name
-    network.load_state_dict(copy.deepcopy(state))
+    load_smaller_(network, copy.deepcopy(state))
