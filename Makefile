@@ -6,7 +6,7 @@ STAMP := .venv/.set-up
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 WORKERS ?= 2
 
-.PHONY: setup demo test lint bench docs clean
+.PHONY: setup demo test lint bench docs results clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,16 @@ lint: setup
 
 bench: setup
 	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+RESULTS ?= runs/baselines
+JOBS ?= 2
+# Every published system on every data set, in one table each; what is done is kept, what was stopped goes on.
+# nice: it may run for hours beside other work.
+results: setup
+	$(ONE_THREAD) nice $(BIN)/quantunet compare configs/baselines/*.yaml \
+	  --on configs/data/em.yaml --on configs/data/gm.yaml --on configs/data/lgg.yaml \
+	  --on configs/data/nih.yaml --on configs/data/ultrasound.yaml --seeds 3,3,3,1,1 \
+	  --out $(RESULTS) --jobs $(JOBS)
 
 # Links, commands, figures and versions that the documents state.
 docs: setup

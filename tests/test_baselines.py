@@ -19,35 +19,48 @@ from quantunet.nn.layers import UpsampleBilinear, conv_layers
 from quantunet.nn.prepare import activation_quantizers, weight_quantizers
 from quantunet.nn.unet import UNet
 from quantunet.train.build import build_float_network, build_quantized_network
-from quantunet.train.config import Config, build_config, load_config
+from quantunet.train.config import Config, build_config, load_config, read_mapping
+from quantunet.train.config_file import load_on
 from quantunet.train.optim import build_optimizer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 BASELINES = sorted((CONFIGS / "baselines").glob("*.yaml"))
+DATA_SETS = sorted((CONFIGS / "data").glob("*.yaml"))
+EM = CONFIGS / "data" / "em.yaml"
 PUBLISHED = sorted((CONFIGS / "published").glob("*.yaml"))
 SIMULATED = {"fixed_point_w0.8_a8.0", "fixed_point_w8.8_a8.8", "fixed_point_w0.4_a6.0_as_published"}
 """Baselines without an integer form."""
 
 
-def test_the_baselines_share_data_and_training() -> None:
-    configs = [load_config(path) for path in BASELINES]
-    assert len(configs) >= 25
-    systems = {config.quantizer.name for config in configs}
-    assert systems == {
-        "learned", "brevitas", "interpolated", "dq", "hgq", "uniform", "fixed_point", "ternary", "binary", "float"
-    }  # fmt: skip
-    first = configs[0]
-    for config in configs:
-        assert config.data == first.data
-        assert config.training.float_phase == first.training.float_phase
-        assert (config.budget is not None) == (config.name.endswith("2.5bit") or config.budget == "2.5bit")
-        if not config.quantizer.learns_widths:
-            assert config.budget is None
+def test_every_baseline_runs_on_every_data_set() -> None:
+    assert {path.stem for path in DATA_SETS} == {"em", "gm", "lgg", "nih", "ultrasound"}
+    assert len(BASELINES) >= 25
+    for data in DATA_SETS:
+        configs = [load_on(path, data) for path in BASELINES]
+        assert [config.name for config in configs] == [path.stem for path in BASELINES]
+        assert {config.quantizer.name for config in configs} == {
+            "learned", "brevitas", "interpolated", "dq", "hgq", "uniform", "fixed_point", "ternary", "binary", "float"
+        }  # fmt: skip
+        first = configs[0]
+        for config in configs:
+            assert config.data == first.data
+            assert config.training.float_phase == first.training.float_phase
+            assert config.network.base_channels == first.network.base_channels
+            assert (config.budget is not None) == (config.name.endswith("2.5bit") or config.budget == "2.5bit")
+            if not config.quantizer.learns_widths:
+                assert config.budget is None
+
+
+@pytest.mark.parametrize("path", BASELINES, ids=lambda path: path.stem)
+def test_a_baseline_holds_only_what_makes_the_system(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not set(read_mapping(path)) & {"data", "seed"}
+    message = one_line_error(capsys, "train", path)
+    assert f"{path}: names no data: say on what it runs with --on configs/data/NAME.yaml" in message
 
 
 @pytest.mark.parametrize("path", BASELINES, ids=lambda path: path.stem)
 def test_every_baseline_builds_steps_and_lowers_or_says_why_not(path: Path) -> None:
-    config = load_config(path)
+    config = load_on(path, EM)
     if config.quantizer.name == "float":
         return
     section = config.network.model_copy(update={"base_channels": 2})

@@ -31,7 +31,7 @@ from small_runs import (
 
 from quantunet.compare import job as job_module
 from quantunet.compare import schedule
-from quantunet.compare.plan import build_plan, float_config, float_key
+from quantunet.compare.plan import Systems, build_plan, float_config, float_key
 from quantunet.train.config import load_config, to_yaml
 
 UNIFORM = {"name": "uniform", "weight": {"bit_width": 5}}
@@ -114,7 +114,8 @@ def compared(tmp_path_factory: pytest.TempPathFactory, in_process: pytest.Monkey
     lines: list[str] = []
     from quantunet.compare.run import compare
 
-    result = compare([load_config(path) for path in configs], folder / "out", seeds=2, at_once=1, say=lines.append)
+    systems = Systems(tuple(load_config(path) for path in configs), seeds=2)
+    result = compare([systems], folder / "out", at_once=1, say=lines.append)
     return {"folder": folder, "configs": configs, "result": result, "trained": trained, "lines": lines}
 
 
@@ -207,7 +208,7 @@ def test_every_form_of_the_table_is_written(compared: dict[str, Any]) -> None:
 def test_what_is_done_is_not_done_again(compared: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     trained = len(compared["trained"])
     status, out, err = command(
-        capsys, "compare", *compared["configs"], "--seeds", 2, "--out", compared["folder"] / "out", "--json"
+        capsys, "compare", *compared["configs"], "--seeds", "2", "--out", compared["folder"] / "out", "--json"
     )
     assert status == 0, err
     assert len(compared["trained"]) == trained
@@ -219,7 +220,7 @@ def test_what_is_done_is_not_done_again(compared: dict[str, Any], capsys: pytest
 def test_missing_runs_are_listed(compared: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     trained = len(compared["trained"])
     status, out, err = command(
-        capsys, "compare", *compared["configs"], "--seeds", 3, "--out", compared["folder"] / "out", "--only-table"
+        capsys, "compare", *compared["configs"], "--seeds", "3", "--out", compared["folder"] / "out", "--only-table"
     )
     assert status == 0, err
     assert len(compared["trained"]) == trained
@@ -234,7 +235,7 @@ def test_another_configuration_in_a_folder_is_refused(
     content["training"] = {**content["training"], "qat": {"steps": 7}}
     changed = tmp_path / "changed.yaml"
     changed.write_text(json.dumps(content))
-    message = one_line_error(capsys, "compare", changed, "--seeds", 2, "--out", compared["folder"] / "out")
+    message = one_line_error(capsys, "compare", changed, "--seeds", "2", "--out", compared["folder"] / "out")
     assert "holds a run of another configuration (training.qat.steps is 40 there, 7 here)" in message
     twice = [compared["configs"][0]] * 2
     assert "two configurations are named 'learned'" in one_line_error(capsys, "compare", *twice, "--out", tmp_path)
@@ -247,14 +248,14 @@ def test_a_failing_run_is_one_line_and_the_others_go_on(
     good = write_settings(tmp_path / "good.yaml", data, training=SHORT, quantizer=UNIFORM, name="good")
     tight = write_settings(tmp_path / "tight.yaml", data, training=SHORT, budget="0.1KiB", name="tight")
     lost = write_settings(tmp_path / "lost.yaml", tmp_path / "nowhere", training=SHORT, name="lost")
-    status, out, err = command(capsys, "compare", tight, lost, good, "--seeds", 1, "--out", tmp_path / "out")
+    status, out, err = command(capsys, "compare", tight, lost, good, "--seeds", "1", "--out", tmp_path / "out")
     assert status == 1
     assert "Traceback" not in out + err
     flat = " ".join(out.split())
     assert re.search(r"tight seed 0: failed: .*budget", flat)
     assert re.search(r"lost seed 0: not tried: its float network of lost seed 0 failed", flat)
     assert "good seed 0: done" in flat
-    assert "missing: tight seed 0: failed" in flat
+    assert "missing: tight seed 0 on data: failed" in flat
     content = read(tmp_path / "out" / "compare.json")
     assert [table["name"] for table in content["tables"]] == ["data", "nowhere"]
     assert content["tables"][0]["rows"][-1]["dice_interval"] in ("bootstrap over cases", None)  # one seed
@@ -270,7 +271,8 @@ def test_what_determines_the_float_network(tmp_path: Path) -> None:
         assert float_key(load_config(base, other)) != key, other
     config = float_config(load_config(base))
     assert config.quantizer.name == "float"
-    plan = build_plan([load_config(base), load_config(base, {"name": "b", "budget": "2bit"})], 3, tmp_path / "out")
+    both = (load_config(base), load_config(base, {"name": "b", "budget": "2bit"}))
+    plan = build_plan([Systems(both, seeds=3)], tmp_path / "out")
     assert (len(plan.runs), len(plan.floats)) == (6, 3)
 
 
@@ -279,7 +281,7 @@ def test_killed_and_repeated(tmp_path: Path, in_process: pytest.MonkeyPatch) -> 
     data = write_small_data(tmp_path / "data")
     long = {**SETTINGS["training"], "float_phase": {"steps": 2}, "qat": {"steps": 150}, "checkpoint_every": 10}
     config = write_settings(tmp_path / "c.yaml", data, name="slow", training=long, quantizer=UNIFORM)
-    (float_job,) = build_plan([load_config(config)], 1, tmp_path / "out").floats
+    (float_job,) = build_plan([Systems((load_config(config),), seeds=1)], tmp_path / "out").floats
     float_job.folder.mkdir(parents=True)
     (float_job.folder / "config.yaml").write_text(to_yaml(float_job.config))
     job_module.ensure_float_network(float_job.folder, Console(quiet=True))

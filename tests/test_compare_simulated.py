@@ -14,7 +14,7 @@ from small_runs import skip_what_changes_no_weight, write_settings, write_small_
 from quantunet import pipeline
 from quantunet.compare.cells import MISSING, cells, columns, conventions, label
 from quantunet.compare.collect import collect
-from quantunet.compare.plan import build_plan
+from quantunet.compare.plan import Systems, build_plan
 from quantunet.ir.graph import IntegerGraph
 from quantunet.ir.layer_table import layer_table, totals
 from quantunet.lower import LoweringError, lower
@@ -107,7 +107,7 @@ def test_a_network_without_an_integer_form_is_simulated(tmp_path: Path, no_compi
     data = write_small_data(tmp_path / "data")
     for budget in ("5KiB", None):  # a budget in bytes is measured on the lowered network, or by formula
         config = load_config(write_settings(tmp_path / "c.yaml", data, budget=budget, name=f"sim_{budget}"))
-        plan = build_plan([config], 1, tmp_path / "out")
+        plan = build_plan([Systems((config,), seeds=1)], tmp_path / "out")
         folder = plan.runs[0].folder
         summary = pipeline.run_training(config, folder, resume=False, console=Console(quiet=True))
         assert summary is not None

@@ -73,7 +73,9 @@ def test_commands_in_documents_exist():
 
 
 def test_configurations_named_in_documents_exist():
-    named = {name for path in DOCUMENTS for name in re.findall(r"configs/\w+\.yaml", path.read_text(encoding="utf-8"))}
+    named = {
+        name for path in DOCUMENTS for name in re.findall(r"configs/[\w/.]+\.yaml", path.read_text(encoding="utf-8"))
+    }
     assert len(named - {"configs/NAME.yaml"}) >= 2
     assert not [name for name in named - {"configs/NAME.yaml"} if not (ROOT / name).exists()]
 

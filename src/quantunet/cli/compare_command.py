@@ -11,7 +11,7 @@ from quantunet.cli.app import console, print_json, print_table
 from quantunet.cli.train_commands import parse_settings
 from quantunet.data.read import require_folder
 from quantunet.errors import UserError
-from quantunet.train.config import load_config
+from quantunet.train.config_file import load_on
 
 SHOWN = ("Dice", "Change to float", "Bits by parameter", "File bytes", "Ratio", "GBOPs", "≥\u00a099\u00a0%")
 """Columns that fit a terminal; the files have all."""
@@ -24,7 +24,10 @@ def register_compare_command(app: typer.Typer) -> None:
 
 def compare(
     configs: list[Path] = typer.Argument(..., metavar="CONFIG...", help="YAML configurations, each a row."),
-    seeds: int = typer.Option(3, min=1, help="Seeds by configuration: 0, 1, ..."),
+    on: list[Path] = typer.Option(
+        [], "--on", help="YAML of a data set that all rows run on; repeatable, a table each."
+    ),
+    seeds: str = typer.Option("3", metavar="N", help="Seeds by row: 0, 1, ...; or one number for each --on: 3,3,1."),
     out: Path = typer.Option(Path("runs/compare"), help="Folder of the runs and of the table."),
     jobs: int = typer.Option(1, min=1, help="Runs at a time; cores are divided among them."),
     data: Path | None = typer.Option(None, help="Folder of images and masks, for all; takes the place of data.path."),
@@ -40,24 +43,34 @@ def compare(
     Examples:
       quantunet compare configs/isbi_em.yaml configs/lgg.yaml --seeds 3 --out runs/compare
       quantunet compare configs/isbi_em.yaml --seeds 1 --only-table --json
+      quantunet compare configs/baselines/*.yaml --on configs/data/em.yaml --on configs/data/gm.yaml
     """
     try:
         from quantunet.compare import cells
         from quantunet.compare.collect import to_json
+        from quantunet.compare.plan import Systems
         from quantunet.compare.run import compare as run  # torch takes seconds to import: only here
     except ModuleNotFoundError as error:
         raise UserError(f"comparing needs {error.name}: pip install 'quantunet[train]'") from None
     overrides = parse_settings(set_)
+    if data is not None and len(on) > 1:
+        raise UserError("--data names one folder and --on several data sets: give each its data.path instead")
     if data is not None:
         overrides["data.path"] = str(data)
+    _refuse_same_stem(on)
+    counts = _seed_counts(seeds, max(1, len(on)))
     messages = Console(stderr=True, highlight=False) if json_output else console
-    loaded = [load_config(path, overrides) for path in configs]
+    systems = [
+        Systems(
+            tuple(load_on(path, each, overrides) for path in configs), count, each.stem if each and len(on) > 1 else ""
+        )
+        for each, count in zip(on or [None], counts, strict=True)
+    ]
     if data is not None:
-        require_folder(data, loaded[0].data.reader)
+        require_folder(data, systems[0].configs[0].data.reader)
     result = run(
-        loaded,
+        systems,
         out,
-        seeds=seeds,
         at_once=jobs,
         only_table=only_table,
         say=lambda line: messages.print(line, markup=False),
@@ -81,3 +94,28 @@ def compare(
         console.print(f"table: {files['html']}", markup=False)
     if result.failed:
         raise typer.Exit(1)
+
+
+def _refuse_same_stem(on: list[Path]) -> None:
+    """The stem names the folder of a data set's runs."""
+    stems = [path.stem for path in on]
+    twice = next((path for path in on if stems.count(path.stem) > 1), None)
+    if twice is not None:
+        raise UserError(f"--on: two files are named {twice.stem!r}: give each once, and rename one if they differ")
+
+
+def _seed_counts(text: str, sets: int) -> list[int]:
+    """The number of seeds of each data set.
+
+    Raises:
+        UserError: if the text is neither a number nor one for each data set, or one is below 1.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f"--seeds {text!r}: give a number from 1, or one for each --on, as 3,3,1")
+    if len(parts) not in (1, sets):
+        raise UserError(
+            f"--seeds {text!r}: {len(parts)} numbers for {sets} data set(s): give one, or one for each --on"
+        )
+    counts = [int(part) for part in parts]
+    return counts * sets if len(counts) == 1 else counts

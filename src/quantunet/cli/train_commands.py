@@ -19,6 +19,7 @@ from quantunet.data.read import read_dataset, require_folder
 from quantunet.data.split import split_cases
 from quantunet.errors import UserError
 from quantunet.train.config import Config, build_config, load_config
+from quantunet.train.config_file import load_on
 
 DEMO: dict[str, Any] = {
     "name": "demo",
@@ -60,10 +61,11 @@ def demo(
 
 def train(
     config: Path | None = typer.Argument(None, help="YAML configuration; may be left out with --data or --resume."),
+    on: Path | None = typer.Option(None, "--on", help="YAML of the data set, where the configuration names none."),
     data: Path | None = typer.Option(None, help="Folder of images and masks; takes the place of data.path."),
     budget: str | None = typer.Option(None, help="Size to reach: '3bit' (average over weights) or '64KiB' (file)."),
     set_: list[str] = typer.Option([], "--set", help="Any key of the configuration, as key=value; repeatable."),
-    out: Path | None = typer.Option(None, help="Run folder; default runs/NAME."),
+    out: Path | None = typer.Option(None, help="Run folder; default runs/NAME, with --on runs/NAME_DATA."),
     resume: bool = typer.Option(False, help="Go on from the last checkpoint in --out."),
     json_output: bool = typer.Option(False, "--json", help="Print the summary as JSON."),
 ) -> None:
@@ -74,6 +76,7 @@ def train(
       quantunet train --data my_images
       quantunet train --data my_images --budget 64KiB --set training.qat.steps=3000
       quantunet train configs/isbi_em.yaml --data isbi2012_em --out runs/em
+      quantunet train configs/baselines/ternary.yaml --on configs/data/gm.yaml
       quantunet train --resume --out runs/em
     """
     overrides = parse_settings(set_)
@@ -81,10 +84,10 @@ def train(
         overrides["data.path"] = str(data)
     if budget is not None:
         overrides["budget"] = budget
-    chosen = _choose_config(config, data, overrides)
+    chosen = _choose_config(config, on, data, overrides)
     if chosen is not None and data is not None:
         require_folder(data, chosen.data.reader)
-    folder = out or (Path("runs") / chosen.name if chosen else None)
+    folder = out or (Path("runs") / (f"{chosen.name}_{on.stem}" if on else chosen.name) if chosen else None)
     if resume:
         if folder is None or not (folder / "config.yaml").exists():
             raise UserError(f"--resume: {folder or '--out'} holds no run: name its folder with --out")
@@ -99,7 +102,7 @@ def train(
 
 def data(
     path: Path = typer.Argument(..., help="Folder of images and masks, or 'phantom'."),
-    config: Path | None = typer.Option(None, help="YAML configuration whose data section says how to read it."),
+    config: Path | None = typer.Option(None, help="YAML file whose data section says how to read it."),
     set_: list[str] = typer.Option([], "--set", help="A key of the data section, as key=value; repeatable."),
     picture: Path | None = typer.Option(None, help="Where to write examples as a picture; default: a temporary file."),
     json_output: bool = typer.Option(False, "--json", help="Print everything as JSON."),
@@ -155,9 +158,11 @@ def _short(value: Any) -> str:
     return str(value) if text is None else text
 
 
-def _choose_config(config: Path | None, data: Path | None, overrides: dict[str, Any]) -> Config | None:
+def _choose_config(config: Path | None, on: Path | None, data: Path | None, overrides: dict[str, Any]) -> Config | None:
     if config is not None:
-        return load_config(config, overrides)
+        return load_on(config, on, overrides)
+    if on is not None:
+        raise UserError(f"--on {on}: needs a configuration of a system to run there, as configs/baselines/ternary.yaml")
     if data is not None:
         name = "".join(letter if letter.isalnum() or letter in "_.-" else "_" for letter in data.resolve().name)
         return build_config({"name": name or "run"}, overrides)

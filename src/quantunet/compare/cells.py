@@ -78,10 +78,13 @@ def dice_interval(row: Row) -> str:
 
 
 def missing_lines(tables: Sequence[DataTable]) -> list[str]:
-    """One line for each run that is not in the tables."""
-    return [
-        f"{row.name} seed {seed}: {why}" for table in tables for row in table.rows for seed, why in row.missing.items()
-    ]
+    """One line for each run that is not in the tables; with the data set where there are several."""
+    lines = []
+    for table in tables:
+        where = f" on {table.name}" if len(tables) > 1 else ""
+        for row in table.rows:
+            lines += [f"{row.name} seed {seed}{where}: {why}" for seed, why in row.missing.items()]
+    return lines
 
 
 def conventions(table: DataTable) -> str:

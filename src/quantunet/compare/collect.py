@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from quantunet.compare.plan import Job, Plan, state_of
+from quantunet.compare.plan import Job, Plan, Systems, state_of
 from quantunet.compare.statistics import GATES, PairedChange, keeps, paired_change, t_interval95
 from quantunet.errors import UserError
 from quantunet.report.tables import case_value
@@ -94,14 +94,17 @@ def collect(plan: Plan, out: Path, failed: Mapping[Path, str]) -> list[DataTable
     Raises:
         UserError: if a finished run's file is damaged, naming it.
     """
-    groups: dict[str, list[Config]] = {}
-    for config in plan.configs:
-        groups.setdefault(_data_identity(config), []).append(config)
-    names = [_data_name(configs[0]) for configs in groups.values()]
+    groups: list[tuple[Systems, list[Config]]] = []
+    for systems in plan.systems:
+        same_data: dict[str, list[Config]] = {}
+        for config in systems.configs:
+            same_data.setdefault(_data_identity(config), []).append(config)
+        groups += [(systems, configs) for configs in same_data.values()]
+    names = [_data_name(configs[0]) for _, configs in groups]
     tables = []
-    for place, configs in enumerate(groups.values()):
-        name = names[place] if names.count(names[place]) == 1 else f"{names[place]} ({configs[0].name} …)"
-        tables.append(_table(name, configs, plan, out, failed))
+    for (systems, configs), name in zip(groups, names, strict=True):
+        table = name if names.count(name) == 1 else f"{name} ({systems.name or configs[0].name + ' …'})"
+        tables.append(_table(table, configs, systems, plan, out, failed))
     return tables
 
 
@@ -111,8 +114,9 @@ def to_json(tables: Sequence[DataTable]) -> list[dict[str, Any]]:
 
 
 def _data_identity(config: Config) -> str:
-    """What makes two configurations' test cases the same: normalisation and training slices play no part."""
-    data = config.data.model_dump(mode="json", exclude={"normalization", "foreground_slices_only_in_training"})
+    """What makes two configurations' test cases the same: normalisation, training slices, neighbours play no part."""
+    apart = {"normalization", "foreground_slices_only_in_training", "neighbour_slices"}
+    data = config.data.model_dump(mode="json", exclude=apart)
     return json.dumps(data, sort_keys=True)
 
 
@@ -120,11 +124,13 @@ def _data_name(config: Config) -> str:
     return config.data.path.name if config.data.path is not None else "data"
 
 
-def _table(name: str, configs: Sequence[Config], plan: Plan, out: Path, failed: Mapping[Path, str]) -> DataTable:
+def _table(
+    name: str, configs: Sequence[Config], systems: Systems, plan: Plan, out: Path, failed: Mapping[Path, str]
+) -> DataTable:
     rows, floats = [], []
     users: list[tuple[Job, ...]] = []
     for config in configs:
-        jobs = [plan.run(config.name, seed) for seed in plan.seeds]
+        jobs = plan.jobs(systems, config.name)
         own_floats = tuple(plan.float_run(job) for job in jobs)
         users.append(own_floats)
         if own_floats not in [jobs for jobs, _ in floats]:
@@ -137,9 +143,7 @@ def _table(name: str, configs: Sequence[Config], plan: Plan, out: Path, failed: 
         for place, (jobs, config) in enumerate(floats)
     ]
     finished = [each for jobs, _ in floats for each in _finished(jobs)]
-    finished = finished or [
-        each for config in configs for each in _finished([plan.run(config.name, seed) for seed in plan.seeds])
-    ]
+    finished = finished or [each for config in configs for each in _finished(plan.jobs(systems, config.name))]
     trivial = [_trivial_row(finished[0])] if finished else []
     return DataTable(
         name=name,

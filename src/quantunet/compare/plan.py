@@ -18,13 +18,32 @@ FLOAT_FOLDER = "float"
 
 
 @dataclass(frozen=True)
+class Systems:
+    """The rows that share a data set and lie in one folder.
+
+    Args:
+        configs: each with a name of its own; their seed is replaced.
+        seeds: how many, counted from 0.
+        name: the folder below --out, and part of the table's name; empty: --out itself.
+    """
+
+    configs: tuple[Config, ...]
+    seeds: int
+    name: str = ""
+
+
+@dataclass(frozen=True)
 class Job:
-    """One run: ``config`` has its seed; ``float_folder`` is the run it takes its float network from, or None."""
+    """One run: ``config`` has its seed; ``float_folder`` is the run it takes its float network from, or None.
+
+    ``on`` is the name of its `Systems`.
+    """
 
     name: str
     config: Config
     folder: Path
     float_folder: Path | None
+    on: str = ""
 
     @property
     def seed(self) -> int:
@@ -34,50 +53,61 @@ class Job:
     @property
     def label(self) -> str:
         """The run in words."""
-        return f"{self.name} seed {self.seed}"
+        return f"{self.name} seed {self.seed}" + (f" on {self.on}" if self.on else "")
 
 
 @dataclass(frozen=True)
 class Plan:
     """All runs of a comparison. ``floats`` are the float networks, each once; ``runs`` in the order they are done."""
 
-    configs: tuple[Config, ...]
-    seeds: tuple[int, ...]
+    systems: tuple[Systems, ...]
     floats: tuple[Job, ...]
     runs: tuple[Job, ...]
 
-    def run(self, name: str, seed: int) -> Job:
-        """The run of one configuration and seed."""
-        return next(job for job in self.runs if (job.name, job.seed) == (name, seed))
+    def jobs(self, systems: Systems, name: str) -> list[Job]:
+        """The runs of one configuration, by seed."""
+        return [job for job in self.runs if (job.on, job.name) == (systems.name, name)]
 
     def float_run(self, job: Job) -> Job:
         """The float network that a run starts from."""
         return next(each for each in self.floats if each.folder == job.float_folder)
 
 
-def build_plan(configs: Sequence[Config], seeds: int, out: Path) -> Plan:
-    """Runs ``out/NAME/seed_K`` of every configuration and seed, seed by seed, and the float networks they share.
+def build_plan(systems: Sequence[Systems], out: Path) -> Plan:
+    """Runs ``out/[DATA/]NAME/seed_K`` of every configuration and seed, and the float networks that they share.
+
+    Seed by seed over all data sets, so that a comparison that is stopped has whole tables of fewer seeds.
 
     Raises:
         UserError: if two configurations have one name, or a folder holds a run of another configuration.
     """
-    names = [config.name for config in configs]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise UserError(f"two configurations are named {twice!r}: give one of them another name")
+    for each in systems:
+        _refuse_same_names(each)
     floats: dict[Path, Job] = {}
     runs: list[Job] = []
-    for seed in range(seeds):
-        for given in configs:
-            config = given.model_copy(update={"seed": seed})
-            shared = float_config(config)
-            folder = out / FLOAT_FOLDER / float_key(config)
-            floats.setdefault(folder, Job(f"float network of {config.name}", shared, folder, None))
-            runs.append(Job(config.name, config, out / config.name / f"seed_{seed}", folder))
-    plan = Plan(tuple(configs), tuple(range(seeds)), tuple(floats.values()), tuple(runs))
+    for seed in range(max(each.seeds for each in systems)):
+        for each in systems:
+            if seed >= each.seeds:
+                continue
+            for given in each.configs:
+                config = given.model_copy(update={"seed": seed})
+                shared = float_config(config)
+                folder = out / each.name / FLOAT_FOLDER / float_key(config)
+                floats.setdefault(folder, Job(f"float network of {config.name}", shared, folder, None, each.name))
+                runs.append(Job(config.name, config, out / each.name / config.name / f"seed_{seed}", folder, each.name))
+    plan = Plan(tuple(systems), tuple(floats.values()), tuple(runs))
     for job in (*plan.floats, *plan.runs):
         refuse_other_config(job)
     return plan
+
+
+def _refuse_same_names(systems: Systems) -> None:
+    names = [config.name for config in systems.configs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"two configurations are named {twice!r}: give one of them another name")
+    if FLOAT_FOLDER in names:
+        raise UserError(f"a configuration is named {FLOAT_FOLDER!r}, the folder of the float networks: rename it")
 
 
 def float_config(config: Config) -> Config:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantunet.compare.collect import DataTable, collect
-from quantunet.compare.plan import build_plan, state_of
+from quantunet.compare.plan import Systems, build_plan, state_of
 from quantunet.compare.schedule import Say, run_plan
 from quantunet.compare.write import write_comparison
-from quantunet.train.config import Config
 
 WRITE_EVERY_S = 60.0
 """While runs go on the table is brought up to date so often at the most: drawing takes seconds of a core."""
@@ -26,15 +25,13 @@ class Comparison:
     failed: dict[Path, str]
 
 
-def compare(
-    configs: Sequence[Config], out: Path, *, seeds: int, at_once: int, say: Say, only_table: bool = False
-) -> Comparison:
-    """Run ``configs`` x ``seeds`` in ``out``, as far as they are not done, and write the table.
+def compare(systems: Sequence[Systems], out: Path, *, at_once: int, say: Say, only_table: bool = False) -> Comparison:
+    """Run the configurations x seeds of ``systems`` in ``out``, as far as they are not done, and write the table.
 
     Args:
-        configs: each with a name of its own; their seed is replaced.
-        out: holds NAME/seed_K for each run, float/KEY for the float networks, and the table's files.
-        seeds: how many, counted from 0.
+        systems: the rows, by data set.
+        out: holds the table's files, and NAME/seed_K for each run, float/KEY for the float networks; where ``systems``
+            have names, in a folder of that name.
         at_once: runs at a time, each a process with its share of the threads.
         say: told one line as each run ends.
         only_table: run nothing; from what is finished, whoever runs the rest.
@@ -42,7 +39,7 @@ def compare(
     Raises:
         UserError: if two configurations have one name, or a folder in ``out`` holds another run.
     """
-    plan = build_plan(configs, seeds, out)
+    plan = build_plan(systems, out)
     failed: dict[Path, str] = {}
     written = time.monotonic()
 
