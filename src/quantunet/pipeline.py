@@ -163,7 +163,11 @@ def _training_data(config: Config, data: Prepared) -> TrainingData:
         box = (slice(top, height - bottom), slice(left, width - right))
         validation.append(ValidationCase(np.stack(padded), np.stack([_mask(s) for s in samples]), box))
     return TrainingData(
-        build_training_set(images, masks), validation, data.dataset.channels, len(data.dataset.class_names)
+        # with neighbours as channels an image has more of them than the data set's files
+        build_training_set(images, masks),
+        validation,
+        len(images[0]),
+        len(data.dataset.class_names),
     )
 
 
@@ -182,6 +186,7 @@ def _metadata(data: Prepared, config: Config) -> dict[str, Any]:
         "class_names": list(data.dataset.class_names),
         "class_values": [list(values) for values in data.dataset.class_values],
         **({"in_plane": data.dataset.in_plane.to_json()} if data.dataset.in_plane else {}),
+        **({"neighbour_slices": config.data.neighbour_slices} if config.data.neighbour_slices else {}),
         "image_size": [height + -height % multiple, width + -width % multiple],
     }
 

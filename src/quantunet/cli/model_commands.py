@@ -18,6 +18,7 @@ from quantunet.cli.app import console, metric_cells, parse_size, print_json, pri
 from quantunet.data.config import DataConfig
 from quantunet.data.in_plane import InPlane, restore_mask
 from quantunet.data.manifest import check_no_leak
+from quantunet.data.neighbours import with_neighbours
 from quantunet.data.read import read_dataset, read_image
 from quantunet.data.sample import Dataset, Sample
 from quantunet.data.split import part_samples, split_cases
@@ -91,10 +92,10 @@ def predict(
     model = IntegerModel.load(require_path(run))
     class_values = model.graph.metadata.get("class_values") or [[]]
     values = [own[0] for own in class_values] if all(class_values) else None  # the values of the masks it learned from
-    in_plane = InPlane.from_json(model.graph.metadata.get("in_plane"))
+    in_plane, neighbours = InPlane.from_json(model.graph.metadata.get("in_plane")), _neighbours(model)
     written = []
     for path in images:
-        samples = read_image(path, model.graph.input.channels, in_plane)
+        samples = read_image(path, model.graph.input.channels // (2 * neighbours + 1), in_plane, neighbours)
         masks = np.stack([restore_mask(model(sample.image), sample.placement) for sample in samples])
         target = write_masks(out, path, masks, values)
         written.append({"image": str(path), "mask": str(target), "foreground_fraction": float((masks > 0).mean())})
@@ -239,11 +240,19 @@ def _labelled_samples(run: Path, data: Path | None, model: IntegerModel, part: s
         in_plane = InPlane.from_json(model.graph.metadata.get("in_plane"))
         if in_plane is not None:
             config = config.model_copy(update={"resample_mm": in_plane.resample_mm, "crop_px": in_plane.crop_px})
+        config = config.model_copy(update={"neighbour_slices": _neighbours(model)})
         values: Any = model.graph.metadata.get("class_values")
         if values and config.classes is None:
             config = config.model_copy(update={"classes": dict(zip(model.class_names, values, strict=True))})
     dataset = read_dataset(config)
-    return dataset.samples if part == "all" else _test_part(dataset, config)
+    if part == "all":
+        return with_neighbours(dataset.samples, config.neighbour_slices)
+    return _test_part(dataset, config)
+
+
+def _neighbours(model: IntegerModel) -> int:
+    """How many slices before and after the model takes as further channels."""
+    return int(model.graph.metadata.get("neighbour_slices", 0))
 
 
 def _test_part(dataset: Dataset, config: DataConfig) -> Sequence[Sample]:

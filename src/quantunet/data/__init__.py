@@ -7,6 +7,7 @@ from quantunet.data.describe import describe
 from quantunet.data.examples_picture import write_examples_picture
 from quantunet.data.in_plane import InPlane, restore_mask
 from quantunet.data.manifest import check_no_leak, manifest
+from quantunet.data.neighbours import with_neighbours
 from quantunet.data.normalize import normalize, pad_to_multiple, resolve, unpad
 from quantunet.data.phantom import phantom_dataset, write_phantom
 from quantunet.data.read import read_dataset, read_image
@@ -39,6 +40,7 @@ __all__ = [
     "split_cases",
     "unpad",
     "with_channels",
+    "with_neighbours",
     "write_examples_picture",
     "write_masks",
     "write_phantom",

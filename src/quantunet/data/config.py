@@ -111,6 +111,13 @@ class DataConfig(_Frozen):
         None,
         description="(rows, columns) kept about the centre of every slice, after resampling; smaller slices stay whole",
     )
+    neighbour_slices: int = Field(
+        0,
+        ge=0,
+        le=5,
+        description="2.5-D input: so many slices before and after each as further channels, the outermost repeated at "
+        "the ends; for volumes, stacks, DICOM series, kaggle_3m",
+    )
     normalization: NormalizationConfig = Field(
         default_factory=lambda: NormalizationConfig.model_validate({}), description="raw intensities to network input"
     )

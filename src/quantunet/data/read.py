@@ -16,6 +16,7 @@ from quantunet.data.image_file import PICTURES, read_pages
 from quantunet.data.in_plane import InPlane, place, place_image, placed_spacing_mm
 from quantunet.data.known_sets import where_to_get
 from quantunet.data.metaimage_file import VOLUMES, read_any_volume, volume_stem
+from quantunet.data.neighbours import UNORDERED_READERS, with_neighbours
 from quantunet.data.nifti_file import slice_pixels
 from quantunet.data.phantom import phantom_dataset
 from quantunet.data.read_brats import read_brats
@@ -51,11 +52,13 @@ def read_dataset(config: DataConfig) -> Dataset:
     if config.reader == "phantom" or (config.path == PHANTOM and not config.path.is_dir()):
         if in_plane_of(config) is not None:
             raise UserError("phantom: is not resampled or cropped: leave data.resample_mm and data.crop_px out")
+        _refuse_neighbours("phantom", "phantom", config)
         return phantom_dataset()
     root = require_folder(config.path, config.reader)
     if not root.is_dir():
         raise UserError(f"{root}: a file: give the folder that holds images and masks")
     reader = detect_reader(root) if config.reader == "auto" else config.reader
+    _refuse_neighbours(root, reader, config)
     found = READERS[reader](root, config)
     if not found.samples:
         raise UserError(f"{root}: no image with a mask in it")
@@ -73,16 +76,26 @@ def require_folder(root: Path, reader: str = "auto") -> Path:
     return root
 
 
-def read_image(path: Path, channels: int | None = None, in_plane: InPlane | None = None) -> list[Sample]:
+def _refuse_neighbours(root: object, reader: str, config: DataConfig) -> None:
+    if config.neighbour_slices and reader in UNORDERED_READERS:
+        raise UserError(
+            f"{root}: single images (reader: {reader}) have no slices before and after: leave data.neighbour_slices out"
+        )
+
+
+def read_image(
+    path: Path, channels: int | None = None, in_plane: InPlane | None = None, neighbours: int = 0
+) -> list[Sample]:
     """One file (or folder with one DICOM series) for prediction: a sample per picture, page or slice, without masks.
 
     Args:
         path: PNG, JPEG, BMP, TIFF, NIfTI, MHA or DICOM.
-        channels: what the network takes; RGB becomes grey and grey RGB as needed. None: as the file has it.
+        channels: of a slice; RGB becomes grey and grey RGB as needed. None: as the file has it.
         in_plane: how the network's slices were resampled and cropped; ``restore_mask`` undoes it for each sample.
+        neighbours: slices before and after that the network takes as further channels.
 
     Raises:
-        UserError: as the readers.
+        UserError: as the readers; a single image where neighbours are needed.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file")
@@ -107,6 +120,11 @@ def read_image(path: Path, channels: int | None = None, in_plane: InPlane | None
         raise UserError(f"{path}: unknown kind of image: PNG, JPEG, TIFF, BMP, NIfTI (.nii, .nii.gz), MHA or DICOM")
     pages = [with_channels(pixels, channels or len(pixels), path) for pixels in pages]
     is_single = len(pages) == 1
+    if is_single and neighbours:
+        raise UserError(
+            f"{path}: a single image, but the model takes {neighbours} slice(s) before and after as well "
+            "(data.neighbour_slices): give a volume, a stack or the folder of a series"
+        )
     samples = [
         Sample(
             pixels,
@@ -119,7 +137,9 @@ def read_image(path: Path, channels: int | None = None, in_plane: InPlane | None
         )
         for index, pixels in enumerate(pages)
     ]
-    return samples if in_plane is None else [_placed(sample, in_plane) for sample in samples]
+    if in_plane is not None:
+        samples = [_placed(sample, in_plane) for sample in samples]
+    return list(with_neighbours(samples, neighbours))
 
 
 def _placed(sample: Sample, in_plane: InPlane) -> Sample:

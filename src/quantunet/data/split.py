@@ -11,6 +11,7 @@ import numpy as np
 
 from quantunet.atomic_file import write_atomically
 from quantunet.data.config import DataConfig, SplitConfig
+from quantunet.data.neighbours import with_neighbours
 from quantunet.data.sample import PARTS, Dataset, Part, Sample
 from quantunet.errors import UserError
 
@@ -169,12 +170,17 @@ def _read_split(path: Path) -> dict[Part, tuple[str, ...]]:
 
 
 def part_samples(dataset: Dataset, split: Split, config: DataConfig) -> dict[Part, tuple[Sample, ...]]:
-    """The samples of each part; slices without foreground leave the training part if the configuration says so.
+    """The samples of each part, with their neighbours as channels where the configuration asks for that; slices
+    without foreground leave the training part if it says so (as neighbours they stay).
 
     Raises:
         UserError: when no training slice with foreground remains.
     """
-    parts: dict[Part, tuple[Sample, ...]] = {part: dataset.of_cases(getattr(split, part)) for part in PARTS}
+    parts: dict[Part, tuple[Sample, ...]] = {
+        # each part by itself: pages of a stack are cases, and the next one may belong to another part
+        part: with_neighbours(dataset.of_cases(getattr(split, part)), config.neighbour_slices)
+        for part in PARTS
+    }
     if config.foreground_slices_only_in_training:
         parts["train"] = tuple(sample for sample in parts["train"] if sample.mask is not None and sample.mask.any())
         if not parts["train"]:
