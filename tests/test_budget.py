@@ -12,7 +12,7 @@ from quantunet.train.budget import (
     Budget,
     BudgetController,
     check_feasible,
-    parse_budget,
+    parse_budgets,
     rounding_shift,
 )
 
@@ -23,28 +23,50 @@ from quantunet.train.budget import (
         ("3bit", Budget("bits", 3)),
         ("2.5 bits", Budget("bits", 2.5)),
         (" 8BIT ", Budget("bits", 8)),
-        ("64KiB", Budget("file_bytes", 65536)),
-        ("64kB", Budget("file_bytes", 64000)),
-        ("1MiB", Budget("file_bytes", 1048576)),
-        ("0.5mb", Budget("file_bytes", 500000)),
-        ("60000B", Budget("file_bytes", 60000)),
+        ("0.8bit", Budget("bits", 0.8)),
+        ("bits=2bit", Budget("bits", 2)),
+        ("64KiB", Budget("file", 65536)),
+        ("64kB", Budget("file", 64000)),
+        ("1MiB", Budget("file", 1048576)),
+        ("0.5mb", Budget("file", 500000)),
+        ("60000B", Budget("file", 60000)),
+        ("ram = 128 KiB", Budget("ram", 131072)),
+        ("macs=50M", Budget("macs", 50e6)),
+        ("bops=2.5G", Budget("bops", 2.5e9)),
+        ("macs=1000", Budget("macs", 1000)),
     ],
 )
 def test_budgets_are_read(text: str, budget: Budget) -> None:
-    assert parse_budget(text) == budget
+    assert parse_budgets(text) == (budget,)
 
 
-@pytest.mark.parametrize("text", ["", "3", "bit", "three bit", "-3bit", "0bit", "9bit", "0KiB", "64 apples", "1e3B"])
+def test_several_budgets_are_read_in_their_order() -> None:
+    expected = (Budget("flash", 65536), Budget("ram", 131072), Budget("bits", 1.5), Budget("macs", 5e7))
+    assert parse_budgets("flash=64KiB ram=128KiB 1.5bit macs=50M") == expected
+    assert parse_budgets("flash=64KiB, ram=128KiB,1.5bits,macs = 50M") == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", " ", "3", "bit", "three bit", "-3bit", "0bit", "9bit", "0KiB", "64 apples", "1e3B", "3bit64KiB"),
+        *("ram=3bit", "bits=64KiB", "speed=3M", "macs=64KiB", "macs=0", "3bit 2bit", "ram=1KiB;macs=2M"),
+    ],
+)
 def test_what_is_no_budget_is_named(text: str) -> None:
     with pytest.raises(UserError, match="budget ") as error:
-        parse_budget(text)
+        parse_budgets(text)
     assert repr(text) in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_budgets_print_in_their_unit() -> None:
     assert str(Budget("bits", 2.5)) == "2.5 bit"
-    assert str(Budget("file_bytes", 65536)) == "64 KiB"
+    assert str(Budget("file", 65536)) == "64 KiB"
+    assert str(Budget("flash", 65536)) == "flash 64 KiB"
+    assert str(Budget("macs", 5.5e7)) == "macs 55M"
+    assert str(Budget("bops", 2e9)) == "bops 2G"
+    assert str(Budget("macs", 90)) == "macs 90"
 
 
 class Plant:
@@ -121,6 +143,6 @@ def test_shift_fills_a_budget_below_which_the_descent_went() -> None:
 
 
 def test_an_impossible_budget_is_refused_with_what_is_possible() -> None:
-    check_feasible(Budget("file_bytes", 2048), 2048.0)
+    check_feasible(Budget("file", 2048), 2048.0)
     with pytest.raises(UserError, match=r"budget 1 KiB: this network needs 2 KiB at the least"):
-        check_feasible(Budget("file_bytes", 1024), 2048.0)
+        check_feasible(Budget("file", 1024), 2048.0)

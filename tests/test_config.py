@@ -55,8 +55,8 @@ def test_overrides_reach_any_depth() -> None:
 
 
 def test_budget_as_numbers() -> None:
-    assert build_config(dict(BASE), {"budget": "64KiB"}).parsed_budget == Budget("file_bytes", 65536)
-    assert build_config(dict(BASE), {"budget": None}).parsed_budget is None
+    assert build_config(dict(BASE), {"budget": "64KiB"}).budgets == (Budget("file", 65536),)
+    assert build_config(dict(BASE), {"budget": None}).budgets == ()
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "integer_model": {"ir", "backends", "data", "formats", "arith"},
     "lower": {"nn", "quant", "ir", "formats", "arith"},
     "fake_quant_proof": {"nn", "ir"},
+    "measures": {"ir", "backends", "cost"},
     "report": {"cost", "metrics"},
 }
 """``ir`` imports ``cost`` for one formula: the bytes of packed codes, which the file and the tables must share.
@@ -55,6 +56,7 @@ TORCH_FREE = {
     "backends",
     "report",
     "integer_model",
+    "measures",
 }
 TRAINING_LIBRARIES = {"torch", "torchvision", "lightning", "lightning_fabric", "brevitas", "monai"}
 BREVITAS_FILE = "quant/brevitas_adapter.py"

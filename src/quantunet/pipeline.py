@@ -20,7 +20,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from numpy.typing import NDArray
 from rich.console import Console
 
-from quantunet import __version__
+from quantunet import __version__, measures
 from quantunet.backends.c_build import has_compiler
 from quantunet.backends.c_verify import verify_c
 from quantunet.data.config import PHANTOM
@@ -35,15 +35,15 @@ from quantunet.fake_quant_proof import compare_codes
 from quantunet.integer_model import MODEL_FILE, IntegerModel, stack_by_case
 from quantunet.ir import ranges
 from quantunet.ir.graph import IntegerGraph
-from quantunet.ir.packed_file import encode_model, write_model
+from quantunet.ir.packed_file import write_model
 from quantunet.lower import LoweringError, lower
 from quantunet.nn.unet import UNet
 from quantunet.report.page import write_report
-from quantunet.summary import float32_bytes, formula_bytes, graph_summary, network_summary
+from quantunet.summary import MEASURE, budgets_reached, float32_bytes, formula_bytes, graph_summary, network_summary
 from quantunet.train.batches import build_training_set
+from quantunet.train.budget import Kind
 from quantunet.train.config import Config, to_yaml
 from quantunet.train.loop import (
-    MeasureFile,
     Trained,
     TrainingData,
     ValidationCase,
@@ -52,6 +52,7 @@ from quantunet.train.loop import (
     train,
 )
 from quantunet.train.run_dir import RunDir
+from quantunet.train.size import Measures
 
 Labels = NDArray[np.uint8]
 SPLIT_FILE = "split.json"
@@ -104,8 +105,8 @@ def run_training(
     console.quiet = not is_first
     console.print(f"run folder {out}")
     data = prepare_data(config)
-    training_data, measure_file = _training_data(config, data), _file_measure(data, config)
-    refuse_impossible_budget(config, training_data, measure_file)
+    training_data, measure = _training_data(config, data), _measures(data, config)
+    refuse_impossible_budget(config, training_data, measure)
     fabric = _build_fabric(config)
     run = RunDir(out, resume=resume, writes=is_first)  # before the other processes start: a folder in use ends it here
     try:
@@ -116,7 +117,7 @@ def run_training(
             warnings.filterwarnings("ignore", message="Grad strides do not match")  # of 1x1 kernels: nothing is wrong
             fabric.launch()
         if not is_first:
-            train(config, training_data, run, fabric, measure_file, console)
+            train(config, training_data, run, fabric, measure, console)
             return None
         if not (out / "config.yaml").exists():
             run.write_text("config.yaml", to_yaml(config))
@@ -125,7 +126,7 @@ def run_training(
         for problem in data.dataset.problems:
             console.print(f"note: {problem}", highlight=False)
         prepared_s = time.monotonic() - started
-        trained = train(config, training_data, run, fabric, measure_file, console)
+        trained = train(config, training_data, run, fabric, measure, console)
         return _finish(config, data, trained, run, console, time.monotonic() - prepared_s)
     finally:
         run.close()
@@ -191,16 +192,20 @@ def _metadata(data: Prepared, config: Config) -> dict[str, Any]:
     }
 
 
-def _file_measure(data: Prepared, config: Config) -> MeasureFile:
+def _measures(data: Prepared, config: Config) -> Measures:
     metadata = _metadata(data, config)
+    size = tuple(metadata["image_size"])
 
-    def measure(network: UNet) -> int:
+    def amount(kind: Kind, network: UNet) -> float:
         try:
-            return len(encode_model(lower(network, metadata)))
-        except LoweringError:  # a layer is left in float: there will be no file, only a count
-            return formula_bytes(network)
+            graph = lower(network, metadata)
+        except LoweringError as error:
+            if kind == "file":  # a layer is left in float: there will be no file, only a count
+                return formula_bytes(network)
+            raise UserError(f"budget {kind}: it counts an integer model, and there is none: {error}") from None
+        return MEASURE[kind](graph, size)
 
-    return measure
+    return Measures(amount, lambda network: measures.peak_tensors(lower(network, metadata), size))
 
 
 def _finish(
@@ -234,6 +239,7 @@ def _finish(
     run.write_json("evaluation.json", {name: evaluation.to_json() for name, evaluation in evaluations.items()})
 
     summary = _summary(config, data, trained, evaluations, predictions, graph, run.path)
+    summary["budgets"] = [] if graph is None else budgets_reached(graph, config.budgets, trained.float_network)
     summary["proof"] = proof
     summary["time_s"] = _times(trained, run, started)
     run.write_json("summary.json", summary)

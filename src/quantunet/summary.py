@@ -7,7 +7,7 @@ A network that has no integer form (a layer left in float, a grid of scales that
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from quantunet import cost
+from quantunet import cost, measures
 from quantunet.integer_model import MODEL_FILE
 from quantunet.ir.graph import IntegerGraph
 from quantunet.ir.layer_table import layer_table, totals
@@ -24,6 +24,7 @@ from quantunet.nn.layers import Activation, ConvLayer, InputLayer, conv_layers
 from quantunet.nn.prepare import quantized_layers
 from quantunet.nn.unet import UNet
 from quantunet.quant.quantizers import Quantizer
+from quantunet.train.budget import Budget
 
 FLOAT_BITS = 32
 """Of a weight or activation without a quantizer."""
@@ -67,6 +68,30 @@ def graph_summary(graph: IntegerGraph, folder: Path, whole_bytes: int, budget: s
             "image": [height, width],
         },
     }
+
+
+MEASURE: Mapping[str, Callable[[IntegerGraph, tuple[int, int]], float]] = {
+    "file": lambda graph, size: measures.file_bytes(graph),
+    "flash": measures.flash_bytes,
+    "ram": measures.ram_bytes,
+    "macs": measures.macs,
+    "bops": measures.bops,
+}
+"""How each kind of budget is measured, but ``bits``; ``size`` is that of the image, (h, w)."""
+
+
+def budgets_reached(graph: IntegerGraph, budgets: Sequence[Budget], float_network: UNet) -> list[dict[str, Any]]:
+    """What the deployed model takes of each budget: keys kind, budget, reached (in the same unit), text."""
+    height, width = graph.metadata["image_size"]
+    reached = []
+    for budget in budgets:
+        if budget.kind == "bits":
+            bits = sum(int(node.weight_bit_width.sum()) * node.weight[0].size for node in graph.weight_nodes())
+            amount = bits / sum(layer.float_weights for layer in conv_layers(float_network).values())
+        else:
+            amount = float(MEASURE[budget.kind](graph, (height, width)))
+        reached.append({"kind": budget.kind, "budget": budget.amount, "reached": amount, "text": str(budget)})
+    return reached
 
 
 @torch.no_grad()

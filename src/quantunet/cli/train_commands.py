@@ -63,7 +63,10 @@ def train(
     config: Path | None = typer.Argument(None, help="YAML configuration; may be left out with --data or --resume."),
     on: Path | None = typer.Option(None, "--on", help="YAML of the data set, where the configuration names none."),
     data: Path | None = typer.Option(None, help="Folder of images and masks; takes the place of data.path."),
-    budget: str | None = typer.Option(None, help="Size to reach: '3bit' (average over weights) or '64KiB' (file)."),
+    budget: str | None = typer.Option(
+        None,
+        help="Size to reach: '3bit' (average over weights), '64KiB' (file), or several: file, flash, ram, macs, bops.",
+    ),
     set_: list[str] = typer.Option([], "--set", help="Any key of the configuration, as key=value; repeatable."),
     out: Path | None = typer.Option(None, help="Run folder; default runs/NAME, with --on runs/NAME_DATA."),
     resume: bool = typer.Option(False, help="Go on from the last checkpoint in --out."),
@@ -75,6 +78,7 @@ def train(
     Examples:
       quantunet train --data my_images
       quantunet train --data my_images --budget 64KiB --set training.qat.steps=3000
+      quantunet train --data my_images --budget "flash=64KiB ram=300KiB" --set quantizer.weight.min_bit_width=0
       quantunet train configs/isbi_em.yaml --data isbi2012_em --out runs/em
       quantunet train configs/baselines/ternary.yaml --on configs/data/gm.yaml
       quantunet train --resume --out runs/em

@@ -30,8 +30,11 @@ class InputLayer(nn.Module):
         super().__init__()
         self.channels = channels
         self.activation_quantizer: Quantizer | None = None
+        self.pixels = 1
+        """Height x width of the last image."""
 
     def forward(self, x: Tensor) -> Activation:  # noqa: D102
+        self.pixels = x.shape[2] * x.shape[3]
         return _activate(x, self.activation_quantizer)
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from quantunet.nn.layers import ConvLayer, InputLayer, conv_layers
+from quantunet.nn.layers import Concat, ConvLayer, InputLayer, MaxPool, UpsampleNearest, conv_layers
 from quantunet.nn.prepare import activation_quantizers, all_quantizers, weight_quantizers
 from quantunet.nn.trace import layer_steps
 from quantunet.nn.unet import UNet
@@ -63,6 +63,35 @@ def packed_weight_bytes(network: UNet, width_of: WidthOf = lambda quantizer: qua
     for name, layer in conv_layers(network).items():
         total += int(torch.ceil(_widths(layer, width_of) * read[name] * _kernel(layer) / 8).sum())
     return total
+
+
+@torch.no_grad()
+def operations(network: UNet, width_of: WidthOf = lambda quantizer: quantizer.bit_width) -> tuple[float, float]:
+    """Multiply-accumulates, and those times weight and activation bits (BOPs), by pixel of the image.
+
+    Activation widths are those in use; float operands have 32 bits. A forward pass must have been made.
+    """
+    macs = bops = 0.0
+    read, sources = _read_channels(network, width_of), read_quantizers(network)
+    for name, layer in conv_layers(network).items():
+        widths, source = _widths(layer, width_of), sources[name]
+        by_channel = read[name] * layer.macs / (layer.conv.in_channels * layer.conv.out_channels)
+        macs += by_channel * int((widths > 0).sum())
+        bops += by_channel * float(widths.sum()) * (FLOAT_BITS if source is None else float(source.bit_width))
+    return macs / network.input.pixels, bops / network.input.pixels
+
+
+def read_quantizers(network: UNet) -> dict[str, Quantizer | None]:
+    """The quantizer of what each layer reads, by layer."""
+    written: dict[str, Quantizer | None] = {}
+    read = {}
+    for name, layer, inputs in layer_steps(network):
+        if isinstance(layer, ConvLayer):
+            read[name] = written[inputs[0]]
+        quantizer = getattr(layer, "activation_quantizer", None)
+        is_copy = isinstance(layer, MaxPool | UpsampleNearest | Concat)
+        written[name] = written[inputs[0]] if is_copy else quantizer
+    return read
 
 
 def _kernel(layer: ConvLayer) -> int:

@@ -29,6 +29,7 @@ class Quantizer(nn.Module, abc.ABC):
         narrow_range: the most negative code of a signed format is not used.
         truncates: codes are ``floor(x / scale)``, not ``floor(x / scale + 1/2)``.
         is_sign: codes are the sign of ``x``, whatever the scale.
+        importance: (channels,), how much the loss minds a channel's loss, kept where channels can vanish; else None.
         is_clamped: activation codes are rounded or truncated, then clamped to their format; else they have no integer
             form (fractions that wrap, for one).
     """
@@ -39,8 +40,11 @@ class Quantizer(nn.Module, abc.ABC):
     is_sign = False
     is_clamped = True
 
+    importance: Tensor | None
+
     def __init__(self, channels: int | None, channel_axis: int, signed: bool) -> None:
         super().__init__()
+        self.register_buffer("importance", None)
         self.channels = channels
         self.channel_axis = channel_axis
         self.signed = signed
@@ -97,6 +101,10 @@ class Quantizer(nn.Module, abc.ABC):
 
     def keep_all_channels_(self) -> None:
         """Hold every width at one bit or more: for a layer whose channels cannot be removed."""
+
+    def silence_(self, channel: int) -> None:
+        """Set a width to 0, unless it is the last one above."""
+        raise NotImplementedError("only where channels can vanish")
 
     def set_progress_(self, share: float) -> None:
         """Called before every step of training with the share of the steps done, 0 to 1: for values under a schedule.
@@ -165,6 +173,8 @@ class LearnedPowerOfTwo(Quantizer):
             max_bit_width,
         )
         shape = () if channels is None else (channels,)
+        if self.can_vanish:
+            self.register_buffer("importance", torch.zeros(shape))
         self.range_exponent = nn.Parameter(torch.zeros(shape))
         width = torch.full(shape if channel_widths else (), float(bit_width))
         if trainable:
@@ -200,7 +210,12 @@ class LearnedPowerOfTwo(Quantizer):
         self.range_exponent.copy_(exponent + self.bit_width)
 
     def keep_all_channels_(self) -> None:  # noqa: D102
-        self.can_vanish, self.min_bit_width = False, max(self.min_bit_width, 1)
+        self.can_vanish, self.min_bit_width, self.importance = False, max(self.min_bit_width, 1), None
+
+    @torch.no_grad()
+    def silence_(self, channel: int) -> None:  # noqa: D102
+        self.width[channel] = 0.0
+        self.project_()
 
     @property
     def scale(self) -> Tensor:  # noqa: D102

@@ -1,4 +1,4 @@
-"""Budgets of size, and the controller that steers the weight of the bit-width term so that one is met."""
+"""Budgets of size and cost, and the controller that steers the weight of a loss term so that one is met."""
 
 from __future__ import annotations
 
@@ -6,48 +6,83 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from quantunet.errors import UserError
 
 TOLERANCE = 0.03
 """A budget counts as met when the final model is within this share of it."""
 
+Kind = Literal["bits", "file", "flash", "ram", "macs", "bops"]
+"""Average width over the float network's weights; bytes of the model file; bytes of the C code with its constants;
+bytes of the C code's static memory; multiply-accumulates of an image; those times weight bits times activation bits."""
+CHANNEL_KINDS = ("ram", "macs")
+"""What only the removal of channels makes smaller."""
+
+_BYTES = {"b": 1, "kb": 1000, "kib": 1024, "mb": 1000**2, "mib": 1024**2}
+_COUNTS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_TOKEN = re.compile(r"\s*(?:(?P<kind>[a-z]+)\s*=\s*)?(?P<amount>\d+(?:\.\d+)?)\s*(?P<unit>[a-z]*)\s*(?:[,\s]|$)")
+
 
 @dataclass(frozen=True)
 class Budget:
-    """``amount`` of average weight bits over parameters, or of bytes of the model file."""
+    """``amount`` of what ``kind`` counts: bits, bytes, or operations."""
 
-    kind: Literal["bits", "file_bytes"]
+    kind: Kind
     amount: float
 
     def __str__(self) -> str:
-        return f"{self.amount:g} bit" if self.kind == "bits" else f"{self.amount / 1024:g} KiB"
+        if self.kind == "bits":
+            return f"{self.amount:.4g} bit"
+        if self.kind in ("macs", "bops"):
+            unit = next((unit for unit in "TGMk" if self.amount >= _COUNTS[unit.lower()]), "")
+            return f"{self.kind} {self.amount / _COUNTS[unit.lower()]:.4g}{unit}"
+        size = f"{self.amount / 1024:.4g} KiB"
+        return size if self.kind == "file" else f"{self.kind} {size}"
 
 
-def parse_budget(text: str) -> Budget:
-    """Read '3bit', '2.5 bits', '64KiB', '1MiB', '60000B'.
+def parse_budgets(text: str) -> tuple[Budget, ...]:
+    """Read '3bit', '64KiB', 'flash=64KiB ram=128KiB', 'macs=50M, 1.5bit'; a size without a name is the file's.
 
     Raises:
-        UserError: if the text is no budget, or outside what widths of 1 to 8 bits can give.
+        UserError: if the text is no budget, names one twice, or lies outside what widths up to 8 bits can give.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(bits?|b|kib|kb|mib|mb)\s*", text, re.IGNORECASE)
-    if match is None:
-        raise UserError(f"budget {text!r} is neither a width such as '3bit' nor a size such as '64KiB'")
-    amount, unit = float(match[1]), match[2].lower()
-    if unit.startswith("bit"):
+    budgets: dict[str, Budget] = {}
+    position, lower = 0, text.lower()
+    while position < len(lower) or not budgets:
+        match = _TOKEN.match(lower, position)
+        if match is None:
+            raise UserError(
+                f"budget {text!r} is neither a width such as '3bit' nor a size such as '64KiB', nor several such as "
+                "'flash=64KiB ram=128KiB macs=50M'"
+            )
+        budget = _budget(match["kind"], float(match["amount"]), match["unit"], text)
+        if budget.kind in budgets:
+            raise UserError(f"budget {text!r} names {budget.kind} twice: leave one")
+        budgets[budget.kind] = budget
+        position = match.end()
+    return tuple(budgets.values())
+
+
+def _budget(kind: str | None, amount: float, unit: str, text: str) -> Budget:
+    if unit in ("bit", "bits") and kind in (None, "bits"):
         if not 0 < amount <= 8:
             raise UserError(f"budget {text!r}: an average width lies above 0 and is 8 bits at the most")
         return Budget("bits", amount)
-    factor = {"b": 1, "kb": 1000, "kib": 1024, "mb": 1000**2, "mib": 1024**2}[unit]
+    if kind is not None and kind not in get_args(Kind):
+        raise UserError(f"budget {text!r}: {kind!r} is unknown: name one of {', '.join(get_args(Kind))}")
+    factors = _COUNTS if kind in ("macs", "bops") else _BYTES
+    if unit not in factors or kind == "bits":
+        wanted = {"macs": "macs=50M", "bops": "bops=2G"}.get(kind or "", "64KiB")
+        raise UserError(f"budget {text!r} is neither a width such as '3bit' nor a size such as {wanted!r}")
     if amount <= 0:
-        raise UserError(f"budget {text!r}: a model cannot have {amount:g} bytes")
-    return Budget("file_bytes", amount * factor)
+        raise UserError(f"budget {text!r}: no model has a size of {amount:g}")
+    return Budget(kind or "file", amount * factors[unit])  # pyright: ignore[reportArgumentType]
 
 
 @dataclass
 class BudgetController:
-    """Dual ascent on the bit term's weight, along a target that falls geometrically from the start to the budget.
+    """Dual ascent on a term's weight, along a target that falls geometrically from the start to the budget.
 
     At each step the weight is ``exp(log_weight)``; ``log_weight`` rises in proportion to how far, in octaves, the
     measured size lies above the target of that step, and to how fast it moves away from it.
@@ -70,7 +105,7 @@ class BudgetController:
         return self.start * (self.target / self.start) ** share
 
     def update(self, step: int, measured: float) -> float:
-        """Take the size after ``step`` steps; return the weight of the bit term for the next one."""
+        """Take the size after ``step`` steps; return the weight of the term for the next one."""
         error = math.log2(measured / self.planned(step))
         self.log_weight += self.INTEGRAL * error + self.PROPORTIONAL * (error - self.previous_error)
         self.log_weight = min(max(self.log_weight, self.LIMITS[0]), self.LIMITS[1])
@@ -87,7 +122,8 @@ def check_feasible(budget: Budget, smallest: float) -> None:
     if budget.amount < smallest:
         at_least = Budget(budget.kind, smallest)
         raise UserError(
-            f"budget {budget}: this network needs {at_least} at the least: allow more, or train a smaller one"
+            f"budget {budget}: this network needs {at_least} at the least: allow more, train a smaller one, or let "
+            "channels vanish (quantizer.weight.min_bit_width: 0)"
         )
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from quantunet.data.config import DataConfig
 from quantunet.errors import UserError
-from quantunet.train.budget import Budget, parse_budget
+from quantunet.train.budget import Budget, parse_budgets
 
 
 class _Section(BaseModel):
@@ -208,7 +208,9 @@ class Config(_Section):
     network: NetworkConfig = NetworkConfig()
     quantizer: QuantizerConfig = QuantizerConfig()
     budget: str | None = Field(
-        default="3bit", description="'3bit' (average over weights), '64KiB' (model file), or null"
+        default="3bit",
+        description="'3bit' (average over weights), '64KiB' (model file), several of file, flash, ram, macs, bops, "
+        "bits ('flash=64KiB ram=128KiB'), or null",
     )
     loss: LossConfig = LossConfig()
     bit_loss: BitLossConfig = BitLossConfig()
@@ -223,7 +225,7 @@ class Config(_Section):
     @classmethod
     def _budget_is_readable(cls, text: str | None) -> str | None:
         if text is not None:
-            parse_budget(text)
+            parse_budgets(text)
         return text
 
     @field_validator("devices")
@@ -235,9 +237,9 @@ class Config(_Section):
         return devices
 
     @property
-    def parsed_budget(self) -> Budget | None:
-        """The budget as numbers."""
-        return None if self.budget is None else parse_budget(self.budget)
+    def budgets(self) -> tuple[Budget, ...]:
+        """The budget as numbers, one for each kind that it names."""
+        return () if self.budget is None else parse_budgets(self.budget)
 
 
 def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,20 +19,22 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from quantunet.losses import distillation_loss, mean_bit_width, segmentation_loss
+from quantunet.losses import distillation_loss, segmentation_loss
 from quantunet.metrics.overlap import dice_score
 from quantunet.nn import widths
 from quantunet.nn.prepare import freeze_bit_widths_
 from quantunet.nn.removal import load_smaller_, remove_channels_
 from quantunet.nn.unet import UNet
-from quantunet.quant.quantizers import Quantizer
 from quantunet.train.batches import TrainingSet, sample_batch
-from quantunet.train.budget import TOLERANCE, Budget, BudgetController, check_feasible, rounding_shift
+from quantunet.train.bit_term import bit_term
+from quantunet.train.budget import TOLERANCE, Budget, BudgetController, Kind
 from quantunet.train.build import build_float_network, build_quantized_network
+from quantunet.train.channels import update_importance_
 from quantunet.train.config import Config, PhaseConfig, QatConfig
 from quantunet.train.optim import build_optimizer, set_learning_rates, width_learning_rate
 from quantunet.train.progress import PhaseProgress
 from quantunet.train.run_dir import RESUME_FILE, RunDir
+from quantunet.train.size import Measures, Sizes
 
 CALIBRATION_BATCHES = 4
 REMOVE_EVERY = 20
@@ -69,12 +71,8 @@ class Trained:
     time_s: dict[str, float]
 
 
-MeasureFile = Callable[[UNet], int]
-"""Length in bytes of the model file that a quantized network becomes."""
-
-
 def train(
-    config: Config, data: TrainingData, run: RunDir, fabric: Fabric, measure_file: MeasureFile, console: Console
+    config: Config, data: TrainingData, run: RunDir, fabric: Fabric, measures: Measures, console: Console
 ) -> Trained:
     """Train as ``config`` says, going on from the folder's last checkpoint where there is one."""
     resume = run.load_tensors(RESUME_FILE) or {"phase": "float", "time_s": {}}
@@ -95,20 +93,20 @@ def train(
     if config.loss.distillation > 0:
         context.teacher = fabric.to_device(copy.deepcopy(float_network))
     network = build_quantized_network(float_network, config.quantizer, _calibration_batches(config, data))
-    size = _build_size(config.parsed_budget, network, measure_file)
+    sizes = _build_sizes(config, network, measures)
 
     # 3. train weights, scales and widths together; then freeze the widths to integers that meet the budget
     first_step = phases.float_phase.steps
     if resume["phase"] != "finetune":
-        _run_phase("qat", phases.qat, network, context, first_step, size)
+        _run_phase("qat", phases.qat, network, context, first_step, sizes)
         run.save_tensors("checkpoints/qat.pt", network.state_dict())
         fabric.barrier()
     _load(network.cpu(), run, "checkpoints/qat.pt")
-    size = _build_size(config.parsed_budget, network, measure_file)  # biases shrink as scales grow
-    freeze_bit_widths_(network, _freezing_shift(network, size) if config.quantizer.learns_widths else 0.5)
+    freeze_bit_widths_(network, 0.5 if sizes is None else sizes.freezing())
     remove_channels_(network)
-    if size is not None and config.quantizer.learns_widths:
-        _say_size(size, console)
+    if sizes is not None:
+        sizes.refresh(network)
+        _say_sizes(sizes, console)
 
     # 4. a short fine-tuning of the weights at the frozen widths and scales
     _run_phase("finetune", phases.finetune, network, context, first_step + phases.qat.steps)
@@ -116,19 +114,19 @@ def train(
     return Trained(float_network.cpu().eval(), network.cpu().eval(), context.time_s)
 
 
-def refuse_impossible_budget(config: Config, data: TrainingData, measure_file: MeasureFile) -> None:
+def refuse_impossible_budget(config: Config, data: TrainingData, measures: Measures) -> None:
     """Before hours of training, on an untrained network: its size hardly depends on the weights' values.
 
     Raises:
-        UserError: if even the narrowest widths exceed the budget.
+        UserError: if even the narrowest widths exceed a budget.
     """
-    if config.budget is None or not config.quantizer.learns_widths:
+    if not (config.budgets and config.quantizer.learns_widths):
         return
     network = build_float_network(config.network, data.channels, data.classes, config.seed)
     untrained = build_quantized_network(network, config.quantizer, _calibration_batches(config, data)[:1])
-    size = _build_size(config.parsed_budget, untrained, measure_file)
-    if size is not None:
-        check_feasible(size.budget, size.of(lambda quantizer: quantizer.frozen_bit_width(-8.0)))
+    sizes = _build_sizes(config, untrained, measures)
+    if sizes is not None:
+        sizes.check_feasible()
 
 
 @dataclass
@@ -144,16 +142,8 @@ class _Context:
     """The float network, once it is trained: what the quantized one computes shall stay near it."""
 
 
-@dataclass(frozen=True)
-class _Size:
-    """The budget, and the network's size in the budget's unit under given widths."""
-
-    budget: Budget
-    of: Callable[[widths.WidthOf], float]
-
-
 def _run_phase(
-    phase: str, plan: PhaseConfig, network: UNet, context: _Context, first_step: int, size: _Size | None = None
+    phase: str, plan: PhaseConfig, network: UNet, context: _Context, first_step: int, sizes: Sizes | None = None
 ) -> None:
     """Train ``network`` in place; float and finetune end with the weights that ``select`` says, qat with the last."""
     config, data, run, fabric = context.config, context.data, context.run, context.fabric
@@ -168,7 +158,9 @@ def _run_phase(
         if isinstance(plan, QatConfig)
         else None,
     )
-    controller = _build_controller(plan, size, network) if isinstance(plan, QatConfig) and size is not None else None
+    controllers: dict[Kind, BudgetController] = {}
+    if isinstance(plan, QatConfig) and sizes is not None and config.bit_loss.fixed_weight is None:
+        controllers = _build_controllers(plan, sizes)
     best: dict[str, Any] = {"dice": -1.0, "step": 0, "state": None}
     first, elapsed = 0, 0.0
     if context.resume.get("phase") == phase and "step" in context.resume:
@@ -176,14 +168,18 @@ def _run_phase(
         first, elapsed, best = saved["step"], saved["elapsed_s"], saved["best"]
         load_smaller_(network, saved["network"])
         optimizer.load_state_dict(saved["optimizer"])
-        if controller is not None:
-            controller = BudgetController(**saved["controller"])
+        controllers = {kind: BudgetController(**state) for kind, state in saved["controllers"].items()}
+        if sizes is not None:
+            sizes.held = dict(saved["held"])
     if fabric.is_global_zero:
         run.forget_metrics_after(first_step + first)
     raw_optimizer = optimizer
     module, optimizer = fabric.setup(network, raw_optimizer)
     started = time.monotonic() - elapsed
-    bit_loss_weight = config.bit_loss.fixed_weight or 0.0
+    bit_loss_weights: dict[Kind, float] = {}
+    if learns_widths and config.quantizer.learns_widths:
+        bit_loss_weights = {"bits": config.bit_loss.fixed_weight or 0.0}
+    may_remove = fabric.world_size == 1  # between several processes, gradients keep their shape until the end
 
     with PhaseProgress(phase, plan.steps, first, context.console, fabric.is_global_zero) as progress:
         for step in range(first, plan.steps):
@@ -194,19 +190,20 @@ def _run_phase(
             set_learning_rates(optimizer, step, plan.steps)
             widths.set_progress_(network, step / plan.steps if learns_widths else 1.0)
             images, target = _draw(config, data, first_step + step, fabric)
-            if controller is not None and config.bit_loss.fixed_weight is None and size is not None:
-                bit_loss_weight = controller.update(step, size.of(lambda quantizer: quantizer.bit_width))
-            bit_term = (
-                (lambda: _bit_loss(network, config)) if learns_widths and config.quantizer.learns_widths else None
-            )
-            loss = _backward(module, images, target, context, bit_term, bit_loss_weight)
+            if sizes is not None and controllers:
+                if step % REMOVE_EVERY == 0:
+                    if may_remove:
+                        sizes.drop_channels_(lambda budget: controllers[budget.kind].planned(step), raw_optimizer)  # noqa: B023
+                    sizes.refresh()
+                bit_loss_weights = sizes.steer(controllers, step)
+            loss = _backward(module, images, target, context, network, bit_loss_weights)
+            if learns_widths:
+                update_importance_(network)
             torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], GRADIENT_NORM)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if learns_widths:
                 widths.project_(network)
-                if (step + 1) % REMOVE_EVERY == 0 and fabric.world_size == 1:  # processes agree on shapes at the end
-                    remove_channels_(network, raw_optimizer)
 
             # what to keep, what to show
             done = step + 1
@@ -221,16 +218,18 @@ def _run_phase(
                 record |= {key: value.item() for key, value in loss.items() if key != "bit_loss" or phase != "float"}
                 record |= {"lr": optimizer.param_groups[0]["lr"], "time_s": time.monotonic() - started}
                 if phase != "float":
-                    record |= {"bit_loss_weight": bit_loss_weight}
+                    record |= {"bit_loss_weight": next(iter(bit_loss_weights.values()), 0.0)}
                     record |= {"weight_bits": widths.weight_bits(network)}
                     record |= {"activation_bits": widths.activation_bits(network)}
+                    if sizes is not None and learns_widths:
+                        record["sizes"] = {budget.kind: sizes.now(budget) for budget in sizes.budgets}
                     if "val_dice" in record:
                         record["layers"] = widths.widths_by_layer(network)
                 if fabric.is_global_zero:
                     run.log(record)
                 progress.advance(done, _status(record, best["dice"]))
             if done % training.checkpoint_every == 0 and fabric.is_global_zero:
-                _save_resume_state(phase, done, network, optimizer, controller, best, started, context)
+                _save_resume_state(phase, done, network, optimizer, controllers, sizes, best, started, context)
     if keeps_best and best["state"] is not None:
         network.load_state_dict(best["state"])
     context.time_s[phase] = time.monotonic() - started
@@ -241,8 +240,8 @@ def _backward(
     images: Tensor,
     target: Tensor,
     context: _Context,
-    bit_term: Callable[[], Tensor] | None,
-    bit_loss_weight: float,
+    network: UNet,
+    bit_loss_weights: Mapping[Kind, float],
 ) -> dict[str, Tensor]:
     """The gradients of one batch, and the parts of its loss.
 
@@ -256,9 +255,9 @@ def _backward(
         with torch.no_grad(), fabric.autocast():
             teacher_logits = context.teacher(images).float()
         total = total + config.loss.distillation * distillation_loss(logits, teacher_logits)
-    if bit_term is not None:
-        bit_loss = bit_term()
-        total = total + bit_loss_weight * bit_loss
+    for kind, weight in bit_loss_weights.items():
+        term = bit_term(kind, network, config.bit_loss)
+        bit_loss, total = bit_loss + term.detach(), total + weight * term
     fabric.backward(total)
     parts = {"loss": total, "bce": loss.bce, "dice_loss": loss.dice_loss, "bit_loss": bit_loss}
     return {name: value.detach() for name, value in parts.items()}
@@ -275,58 +274,33 @@ def _draw(config: Config, data: TrainingData, step: int, fabric: Fabric | None) 
     return (fabric.to_device(images), fabric.to_device(target)) if fabric else (images, target)
 
 
-def _bit_loss(network: UNet, config: Config) -> Tensor:
-    """Average weight width plus the stated share of the average activation width, in bits to the stated power."""
-    power, share = config.bit_loss.power, config.bit_loss.activation_share
-    weights, shares = widths.trainable_widths(network, config.bit_loss.weighting)
-    bits = mean_bit_width([width**power for width in weights], shares)
-    activations = [width**power for width in widths.trainable_activation_widths(network)]
-    if not activations:
-        return bits
-    equal = [torch.full_like(width, 1 / len(activations)).detach() for width in activations]
-    return bits + share * mean_bit_width(activations, equal)
-
-
 def _calibration_batches(config: Config, data: TrainingData) -> list[Tensor]:
     return [_draw(config, data, step, fabric=None)[0] for step in range(CALIBRATION_BATCHES)]
 
 
-def _build_size(budget: Budget | None, network: UNet, measure_file: MeasureFile) -> _Size | None:
-    if budget is None:
-        return None
-    if budget.kind == "bits":
-        return _Size(budget, lambda width_of: widths.weight_bits(network, width_of))
-    # header, biases and shifts hardly change with the widths: measured once on the real file
-    smaller = copy.deepcopy(network)
-    remove_channels_(smaller)
-    overhead = measure_file(smaller) - widths.packed_weight_bytes(smaller)
-    return _Size(budget, lambda width_of: widths.packed_weight_bytes(network, width_of) + overhead)
+def _build_sizes(config: Config, network: UNet, measures: Measures) -> Sizes | None:
+    is_steered = config.budgets and config.quantizer.learns_widths
+    return Sizes(config.budgets, network, measures) if is_steered else None
 
 
-def _build_controller(plan: QatConfig, size: _Size, network: UNet) -> BudgetController:
-    start = size.of(lambda quantizer: quantizer.bit_width)
-    return BudgetController(start, min(start, size.budget.amount), _descent_steps(plan))
+def _build_controllers(plan: QatConfig, sizes: Sizes) -> dict[Kind, BudgetController]:
+    starts = {budget: sizes.now(budget) for budget in sizes.budgets}
+    steps = _descent_steps(plan)
+    return {each.kind: BudgetController(start, min(start, each.amount), steps) for each, start in starts.items()}
 
 
 def _descent_steps(plan: QatConfig) -> int:
     return max(1, round(plan.descent * plan.steps))
 
 
-def _freezing_shift(network: UNet, size: _Size | None) -> float | dict[Quantizer, Tensor]:
-    if size is None:
-        return 0.5
-    target = size.budget.amount
-    shift = rounding_shift(lambda shift: size.of(lambda quantizer: quantizer.frozen_bit_width(shift)), target)
-    return shift if shift == 0.5 else widths.shifts_within(network, shift, lambda width_of: size.of(width_of) <= target)
-
-
-def _say_size(size: _Size, console: Console) -> None:
-    reached = Budget(size.budget.kind, size.of(lambda quantizer: quantizer.bit_width))
-    away = reached.amount / size.budget.amount - 1
-    verdict = "met" if away <= TOLERANCE else "NOT MET: more steps in training.qat, or a larger budget"
-    console.print(
-        f"widths frozen: {reached} of a budget of {size.budget} ({100 * away:+.1f} %): {verdict}", highlight=False
-    )
+def _say_sizes(sizes: Sizes, console: Console) -> None:
+    for budget in sizes.budgets:
+        reached = Budget(budget.kind, sizes.now(budget))
+        away = reached.amount / budget.amount - 1
+        verdict = "met" if away <= TOLERANCE else "NOT MET: more steps in training.qat, or a larger budget"
+        console.print(
+            f"widths frozen: {reached} of a budget of {budget} ({100 * away:+.1f} %): {verdict}", highlight=False
+        )
 
 
 @torch.no_grad()
@@ -368,7 +342,8 @@ def _save_resume_state(
     done: int,
     network: UNet,
     optimizer: torch.optim.Optimizer,
-    controller: BudgetController | None,
+    controllers: Mapping[Kind, BudgetController],
+    sizes: Sizes | None,
     best: dict[str, Any],
     started: float,
     context: _Context,
@@ -378,7 +353,8 @@ def _save_resume_state(
         "step": done,
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "controller": asdict(controller) if controller else None,
+        "controllers": {kind: asdict(controller) for kind, controller in controllers.items()},
+        "held": dict(sizes.held) if sizes else {},
         "best": best,
         "elapsed_s": time.monotonic() - started,
         "time_s": context.time_s,

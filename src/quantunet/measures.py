@@ -1,0 +1,87 @@
+"""What a budget counts, measured on the integer model: bytes of its file, of its C code and memory, operations."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from quantunet.backends.c_build import compile_sources, runtime_files, write_files
+from quantunet.backends.c_model import lay_out, model_header, model_source, tiling_header
+from quantunet.backends.c_plan import SMALL, lifetimes, plan
+from quantunet.errors import UserError
+from quantunet.ir.graph import IntegerGraph
+from quantunet.ir.layer_table import layer_table, totals
+from quantunet.ir.packed_file import encode_model
+
+Size = tuple[int, int]
+
+
+def file_bytes(graph: IntegerGraph) -> int:
+    """Length of ``model.safetensors``."""
+    return len(encode_model(graph))
+
+
+def ram_bytes(graph: IntegerGraph, size: Size) -> int:
+    """Static memory that the C code declares for an image of ``size`` (h, w): arena and scratch.
+
+    The image and the mask are the caller's.
+    """
+    memory = plan(graph, *size)
+    return memory.arena_bytes + memory.scratch_bytes
+
+
+def flash_bytes(graph: IntegerGraph, size: Size) -> int:
+    """Code and constants of the exported C, runtime and model, compiled for this machine with -Os: text and data.
+
+    Raises:
+        CompilerMissing: if there is no C compiler.
+        UserError: if there is no ``size`` to read its output.
+    """
+    model = lay_out(graph, *size, SMALL)
+    return _runtime_bytes() + _loaded_bytes({"model.h": model_header(model), "model.c": model_source(model)})
+
+
+@cache
+def _runtime_bytes() -> int:
+    return _loaded_bytes({name: text for name, text in runtime_files().items() if name.endswith(".c")})
+
+
+def _loaded_bytes(sources: Mapping[str, str]) -> int:
+    """Text and data of the given C files, compiled beside the runtime's headers."""
+    if shutil.which("size") is None:
+        raise UserError(
+            "the program 'size' is not on the path, which tells the bytes of compiled code: install binutils"
+        )
+    headers = {name: text for name, text in runtime_files().items() if name.endswith(".h")}
+    with tempfile.TemporaryDirectory(prefix="quantunet-flash-") as name:
+        folder = Path(name)
+        write_files(folder, {**headers, "qn_tiling.h": tiling_header(SMALL), **sources})
+        objects = []
+        for source in (file for file in sources if file.endswith(".c")):
+            objects.append(source.replace(".c", ".o"))
+            compile_sources(folder, [source], objects[-1], ["-Os", "-c"])
+        table = subprocess.run(["size", *objects], cwd=folder, capture_output=True, text=True, check=True).stdout
+    return sum(int(text) + int(data) for text, data, *_ in map(str.split, table.splitlines()[1:]))
+
+
+def macs(graph: IntegerGraph, size: Size) -> int:
+    """Multiply-accumulates of an image of ``size`` (h, w)."""
+    return totals(graph, layer_table(graph, *size), *size).macs
+
+
+def bops(graph: IntegerGraph, size: Size) -> int:
+    """Multiply-accumulates times weight bits times activation bits, of an image of ``size`` (h, w)."""
+    return totals(graph, layer_table(graph, *size), *size).bops
+
+
+def peak_tensors(graph: IntegerGraph, size: Size) -> dict[str, int]:
+    """Bytes of the tensors in the arena at the step at which they take most, by name."""
+    outside = {graph.input.name, graph.output.name}
+    alive = [tensor for tensor in lifetimes(graph, *size) if tensor.name not in outside]
+    steps = [[tensor for tensor in alive if tensor.first <= step <= tensor.last] for step in range(len(graph.nodes))]
+    fullest = max(steps, key=lambda tensors: sum(tensor.size_bytes for tensor in tensors))
+    return {tensor.name: tensor.size_bytes for tensor in fullest}

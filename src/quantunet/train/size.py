@@ -1,0 +1,156 @@
+"""What the budgets count, of a network in training: measured on the model that it becomes, followed by formula between.
+
+Packed weights and operations follow from the widths. What a formula does not know (header, biases and shifts of a file,
+code, the pixels of a real image, the planner's arena) is measured on the lowered network and held until ``refresh``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quantunet.nn import widths
+from quantunet.nn.prepare import weight_quantizers
+from quantunet.nn.removal import remove_channels_
+from quantunet.nn.unet import UNet
+from quantunet.quant.quantizers import Quantizer
+from quantunet.train.budget import CHANNEL_KINDS, Budget, BudgetController, Kind, check_feasible, rounding_shift
+from quantunet.train.channels import drop_channels_, mac_costs, ram_costs
+
+REFINEMENTS = 3
+"""Times that the freezing is repeated with what the model frozen before really measured."""
+
+
+@dataclass(frozen=True)
+class Measures:
+    """How an integer model is measured; each takes a network without channels of 0 bits.
+
+    Args:
+        amount: of a kind, in the unit of its budget.
+        peak_tensors: bytes of the tensors that are alive when most are, by name of the layer's step.
+    """
+
+    amount: Callable[[Kind, UNet], float]
+    peak_tensors: Callable[[UNet], Mapping[str, int]]
+
+
+class Sizes:
+    """The budgets of a run, and how large the network is in the unit of each.
+
+    Args:
+        budgets: each kind once.
+        network: quantized; its channels may vanish and be removed meanwhile.
+    """
+
+    def __init__(self, budgets: Sequence[Budget], network: UNet, measures: Measures) -> None:
+        self.budgets = tuple(budgets)
+        self._network, self._measures = network, measures
+        self.held: dict[str, float] = {}
+        """By kind: bytes or a factor beside the formula, or the amount itself; part of a checkpoint."""
+        self.refresh()
+
+    def refresh(self, network: UNet | None = None) -> None:
+        """Measure what the formulas do not know, on ``network``, or on the one in training."""
+        smaller = copy.deepcopy(network or self._network)
+        remove_channels_(smaller)
+        for budget in self.budgets:
+            if budget.kind == "bits" or (budget.kind == "flash" and network is None and self.held.get("flash")):
+                continue  # code is compiled once, and again at the freezing
+            amount = self._measures.amount(budget.kind, smaller)
+            match budget.kind:
+                case "file" | "flash":
+                    self.held[budget.kind] = amount - widths.packed_weight_bytes(smaller)
+                case "macs" | "bops":
+                    self.held[budget.kind] = amount / widths.operations(smaller)[budget.kind == "bops"]
+                case "ram":
+                    self.held["ram"] = amount
+
+    def now(self, budget: Budget) -> float:
+        """The size in the unit of ``budget``, with widths rounded as they are."""
+        return self.of(budget, lambda quantizer: quantizer.bit_width)
+
+    def of(self, budget: Budget, width_of: widths.WidthOf) -> float:
+        """The size under other widths; ``ram`` as last measured."""
+        match budget.kind:
+            case "bits":
+                return widths.weight_bits(self._network, width_of)
+            case "file" | "flash":
+                return widths.packed_weight_bytes(self._network, width_of) + self.held[budget.kind]
+            case "macs" | "bops":
+                return widths.operations(self._network, width_of)[budget.kind == "bops"] * self.held[budget.kind]
+            case "ram":
+                return self.held["ram"]
+
+    def steer(self, controllers: Mapping[Kind, BudgetController], step: int) -> dict[Kind, float]:
+        """The weight of each term for ``step``; operations and memory have none, they fall by ``drop_channels_``."""
+        steered = [budget for budget in self.budgets if budget.kind not in CHANNEL_KINDS]
+        return {budget.kind: controllers[budget.kind].update(step, self.now(budget)) for budget in steered}
+
+    def check_feasible(self) -> None:
+        """Refuse what even the narrowest widths would exceed.
+
+        Raises:
+            UserError: naming the first budget that is impossible.
+        """
+        narrowest = copy.deepcopy(self._network)
+        for quantizer in weight_quantizers(narrowest).values():
+            quantizer.freeze_bit_width_(-8.0)
+        remove_channels_(narrowest)
+        least = Sizes(self.budgets, narrowest, self._measures)
+        for budget in self.budgets:
+            check_feasible(budget, least.now(budget))
+
+    def drop_channels_(self, plan: Callable[[Budget], float], optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Remove channels until operations and memory are within ``plan``, which gives a budget's amount for now."""
+        limits = [budget for budget in self.budgets if budget.kind in CHANNEL_KINDS]
+
+        def excess() -> dict[str, float]:
+            costs: dict[str, float] = {}
+            for budget in limits:
+                allowed = plan(budget)
+                if self._measures.amount(budget.kind, self._network) > allowed:
+                    one = mac_costs(self._network) if budget.kind == "macs" else self._ram_costs()
+                    for name, cost in one.items():
+                        costs[name] = costs.get(name, 0.0) + cost / allowed
+            return costs
+
+        remove_channels_(self._network, optimizer)
+        if limits:
+            drop_channels_(self._network, excess, optimizer)
+
+    def _ram_costs(self) -> dict[str, float]:
+        return ram_costs(self._network, self._measures.peak_tensors(self._network))
+
+    def freezing(self) -> float | dict[Quantizer, Tensor]:
+        """The shift of the widths, one for all or one for each, with which ``freeze_bit_widths_`` meets the budgets.
+
+        Where operations or memory are limited, the least important channels are removed first, as many as it takes.
+        """
+        self.drop_channels_(lambda budget: budget.amount)
+        steered = [budget for budget in self.budgets if budget.kind not in CHANNEL_KINDS]
+        self.refresh()
+        if not steered:
+            return 0.5
+        shift = self._shift(steered)
+        for _ in range(REFINEMENTS):
+            trial, before = copy.deepcopy(self._network), dict(self.held)
+            for mine, theirs in zip(
+                weight_quantizers(self._network).values(), weight_quantizers(trial).values(), strict=True
+            ):
+                theirs.freeze_bit_width_(shift[mine] if isinstance(shift, dict) else shift)
+            self.refresh(trial)
+            if self.held == before:
+                break
+            shift = self._shift(steered)
+        return shift
+
+    def _shift(self, steered: Sequence[Budget]) -> float | dict[Quantizer, Tensor]:
+        def load(width_of: widths.WidthOf) -> float:
+            return max(self.of(budget, width_of) / budget.amount for budget in steered)
+
+        shift = rounding_shift(lambda shift: load(lambda quantizer: quantizer.frozen_bit_width(shift)), 1.0)
+        return shift if shift == 0.5 else widths.shifts_within(self._network, shift, lambda of: load(of) <= 1.0)

@@ -1,0 +1,146 @@
+"""Channels go by importance and cost, until operations and memory fit; sizes by formula are those of the real model."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from quantunet import measures
+from quantunet.lower import lower
+from quantunet.nn import widths
+from quantunet.nn.layers import conv_layers
+from quantunet.nn.prepare import freeze_bit_widths_, weight_quantizers
+from quantunet.nn.removal import remove_channels_
+from quantunet.nn.unet import UNet, Upsampling
+from quantunet.quant.quantizers import LearnedPowerOfTwo
+from quantunet.train.budget import Budget, Kind
+from quantunet.train.build import build_float_network, build_quantized_network
+from quantunet.train.channels import drop_channels_, mac_costs, ram_costs, update_importance_
+from quantunet.train.config import NetworkConfig, QuantizerConfig
+from quantunet.train.size import Measures, Sizes
+
+SIZE = (32, 48)
+MEASURE = {"ram": measures.ram_bytes, "macs": measures.macs, "bops": measures.bops}
+
+
+def network(upsampling: Upsampling = "nearest") -> UNet:
+    """Channels that may vanish, widths of 0 to 8 bits, importances of their own."""
+    torch.manual_seed(0)
+    config = NetworkConfig(base_channels=6, levels=3, upsampling=upsampling)
+    images = torch.randn(2, 1, *SIZE)
+    quantizer = QuantizerConfig.model_validate({"weight": {"min_bit_width": 0}})
+    net = build_quantized_network(build_float_network(config, 1, 2, 0), quantizer, [images])
+    for each in weight_quantizers(net).values():
+        assert isinstance(each, LearnedPowerOfTwo)
+        each.width.data.uniform_(0.6, 6)
+        if each.importance is not None:
+            each.importance.uniform_(0.1, 1)
+    net(images)
+    return net
+
+
+def quantizer_of(net: UNet, name: str) -> LearnedPowerOfTwo:
+    quantizer = weight_quantizers(net)[name]
+    assert isinstance(quantizer, LearnedPowerOfTwo)
+    return quantizer
+
+
+def importance_of(net: UNet, name: str) -> torch.Tensor:
+    importance = quantizer_of(net, name).importance
+    assert importance is not None
+    return importance
+
+
+def amount(kind: Kind, net: UNet) -> float:
+    graph = lower(net, {"image_size": list(SIZE)})
+    return measures.file_bytes(graph) if kind == "file" else MEASURE[kind](graph, SIZE)
+
+
+MEASURES = Measures(amount, lambda net: measures.peak_tensors(lower(net), SIZE))
+
+
+@pytest.mark.parametrize("upsampling", ["nearest", "bilinear", "transposed"])
+def test_a_channel_costs_what_its_removal_saves(upsampling: Upsampling) -> None:
+    net = network(upsampling)
+    costs = mac_costs(net)
+    before = amount("macs", net)
+    for name, layer in conv_layers(net).items():
+        if name == "head":
+            assert layer.weight_quantizer is not None
+            assert not layer.weight_quantizer.can_vanish
+            continue
+        smaller = copy.deepcopy(net)
+        weight_quantizers(smaller)[name].silence_(1)
+        assert remove_channels_(smaller) == 1
+        assert costs[name] == before - amount("macs", smaller), name
+
+
+def test_memory_of_a_channel_is_that_of_all_copies_of_it() -> None:
+    net = network()
+    pixels = SIZE[0] * SIZE[1]
+    peak = measures.peak_tensors(lower(net), SIZE)
+    assert peak == {"encoders.0.conv2": 6 * pixels, "ups.0": 12 * pixels, "concat.1": 18 * pixels}
+    costs = ram_costs(net, peak)
+    assert {name: cost for name, cost in costs.items() if cost} == {
+        "encoders.0.conv2": 2 * pixels,
+        "decoders.1.conv2": 2 * pixels,
+    }
+
+
+def test_importance_is_the_squared_first_order_change_of_the_loss() -> None:
+    net, name = network(), "encoders.0.conv1"
+    importance_of(net, name).zero_()
+    net(torch.randn(2, 1, *SIZE)).square().mean().backward()
+    update_importance_(net)
+    weight, bias = conv_layers(net)[name].conv.weight, conv_layers(net)[name].conv.bias
+    assert weight.grad is not None
+    assert bias is not None
+    assert bias.grad is not None
+    change = (weight * weight.grad).sum((1, 2, 3)) + bias * bias.grad
+    assert torch.allclose(importance_of(net, name), change.square() / 20)
+    assert quantizer_of(net, "head").importance is None
+
+
+def test_the_least_important_channels_go_first_and_one_of_each_layer_stays() -> None:
+    net, name = network(), "encoders.1.conv1"
+    kept = importance_of(net, name).sort().values[-5:].tolist()
+    layer = conv_layers(net)[name]
+    drop_channels_(net, lambda: {name: 1.0} if layer.conv.out_channels > 5 else {})
+    assert sorted(importance_of(net, name).tolist()) == kept
+    drop_channels_(net, lambda: dict.fromkeys(conv_layers(net), 1.0))  # what can never fit
+    assert [layer.conv.out_channels for layer in conv_layers(net).values()] == [1] * 11
+
+
+@pytest.mark.parametrize("budgets", [["ram"], ["macs"], ["ram", "macs"], ["bops"], ["file"], ["bits", "macs"]])
+def test_freezing_meets_the_budgets(budgets: list[Kind]) -> None:
+    net = network()
+    quantizer_of(net, "encoders.0.conv1").width.data[0] = 0.1
+    whole = Sizes([Budget(kind, 1e12) for kind in budgets], net, MEASURES)
+    limits = [Budget(budget.kind, 0.6 * whole.now(budget)) for budget in whole.budgets]
+    sizes = Sizes(limits, net, MEASURES)
+    freeze_bit_widths_(net, sizes.freezing())
+    remove_channels_(net)
+    sizes.refresh(net)
+    for budget in limits:
+        real = widths.weight_bits(net) if budget.kind == "bits" else amount(budget.kind, net)
+        assert sizes.now(budget) == pytest.approx(real, rel=1e-6)
+        assert real <= budget.amount
+        if budget.kind not in ("ram", "macs"):
+            assert real >= 0.97 * budget.amount, "what is allowed is used"
+
+
+def test_sizes_by_formula_are_those_of_the_model_as_widths_change() -> None:
+    net = network()
+    sizes = Sizes([Budget("bits", 1), Budget("file", 1), Budget("bops", 1), Budget("macs", 1)], net, MEASURES)
+    for name in weight_quantizers(net):
+        quantizer_of(net, name).width.data.sub_(1.2)
+    net(torch.zeros(1, 1, 8, 8))  # another image size does not matter
+    widths.project_(net)
+    smaller = copy.deepcopy(net)
+    assert remove_channels_(smaller) > 10
+    for budget in sizes.budgets:
+        real = widths.weight_bits(smaller) if budget.kind == "bits" else amount(budget.kind, smaller)
+        # biases and header of removed channels are measured again at the next refresh
+        assert sizes.now(budget) == pytest.approx(real, rel=0.1 if budget.kind == "file" else 1e-6)
