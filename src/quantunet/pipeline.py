@@ -241,6 +241,7 @@ def _finish(
     summary = _summary(config, data, trained, evaluations, predictions, graph, run.path)
     summary["budgets"] = [] if graph is None else budgets_reached(graph, config.budgets, trained.float_network)
     summary["proof"] = proof
+    summary["validation_dice"] = trained.validation_dice
     summary["time_s"] = _times(trained, run, started)
     run.write_json("summary.json", summary)
     _save_examples(run.path / "examples.npz", test, predictions, evaluations)

@@ -18,7 +18,7 @@ from quantunet.data.manifest import check_no_leak
 from quantunet.data.read import read_dataset, require_folder
 from quantunet.data.split import split_cases
 from quantunet.errors import UserError
-from quantunet.train.config import Config, build_config, load_config
+from quantunet.train.config import Config, build_config, load_config, read_mapping
 from quantunet.train.config_file import load_on
 
 DEMO: dict[str, Any] = {
@@ -67,6 +67,12 @@ def train(
         None,
         help="Size to reach: '3bit' (average over weights), '64KiB' (file), or several: file, flash, ram, macs, bops.",
     ),
+    pareto: str | None = typer.Option(
+        None, help="Falling sizes of one kind, '2.5bit 1.5bit 1bit': one run, and a model of each."
+    ),
+    keep: str | None = typer.Option(
+        None, help="Share of the float network's validation Dice, '99.9%': name the smallest model that keeps it."
+    ),
     set_: list[str] = typer.Option([], "--set", help="Any key of the configuration, as key=value; repeatable."),
     out: Path | None = typer.Option(None, help="Run folder; default runs/NAME, with --on runs/NAME_DATA."),
     resume: bool = typer.Option(False, help="Go on from the last checkpoint in --out."),
@@ -79,7 +85,8 @@ def train(
       quantunet train --data my_images
       quantunet train --data my_images --budget 64KiB --set training.qat.steps=3000
       quantunet train --data my_images --budget "flash=64KiB ram=300KiB" --set quantizer.weight.min_bit_width=0
-      quantunet train configs/isbi_em.yaml --data isbi2012_em --out runs/em
+      quantunet train --data my_images --keep 99.9%
+      quantunet train configs/isbi_em.yaml --pareto "2.5bit 1.5bit 1bit" --out runs/em_pareto
       quantunet train configs/baselines/ternary.yaml --on configs/data/gm.yaml
       quantunet train --resume --out runs/em
     """
@@ -88,6 +95,8 @@ def train(
         overrides["data.path"] = str(data)
     if budget is not None:
         overrides["budget"] = budget
+    if not resume:
+        overrides |= _points_settings(pareto, keep, config, budget)
     chosen = _choose_config(config, on, data, overrides)
     if chosen is not None and data is not None:
         require_folder(data, chosen.data.reader)
@@ -101,7 +110,10 @@ def train(
         chosen = saved
     if chosen is None or folder is None:
         raise UserError("nothing to train: give a configuration, or --data FOLDER with images and masks")
-    _run(chosen, folder, resume, json_output)
+    if chosen.pareto:
+        _run_points(chosen, folder, resume, json_output, parse_share(keep) if keep else None)
+    else:
+        _run(chosen, folder, resume, json_output)
 
 
 def data(
@@ -137,6 +149,65 @@ def data(
         print_json(found)
         return
     _print_description(found)
+
+
+def _points_settings(pareto: str | None, keep: str | None, config: Path | None, budget: str | None) -> dict[str, Any]:
+    """What ``--pareto`` and ``--keep`` change in a configuration: sizes to pass, and the last one as the budget."""
+    if keep is not None:
+        parse_share(keep)  # a mistake is told before anything is read
+    if pareto is not None and len(pareto.split()) < 2 and budget is None:
+        raise UserError(f"--pareto {pareto!r}: name two falling sizes or more, such as '2.5bit 1.5bit 1bit'")
+    if pareto is None and (keep is None or (config is not None and read_mapping(config).get("pareto"))):
+        return {}
+    from quantunet.compare.points import KEEP_LADDER
+
+    sizes = pareto.replace(",", " ").split() if pareto else list(KEEP_LADDER)
+    if budget is None:
+        *sizes, budget = sizes or [""]
+    return {"pareto": sizes, "budget": budget}
+
+
+def parse_share(text: str) -> float:
+    """Read '99.9%' or '0.999'.
+
+    Raises:
+        UserError: if it is no share above 0, of 1 at the most.
+    """
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise UserError(f"--keep {text!r} is no share of a Dice: write it as 99.9% or 0.999")
+    return share
+
+
+def _run_points(config: Config, out: Path, resume: bool, json_output: bool, share: float | None) -> None:
+    """All sizes of one descent, and which of them is the smallest that keeps ``share`` of the float network's Dice."""
+    from quantunet.compare.points import run_points
+
+    messages = Console(stderr=True) if json_output else console
+    points = run_points(config, out, resume=resume, console=messages)
+    kept = points.smallest_that_keeps(share) if share is not None else None
+    files = {kind: str(path) for kind, path in points.files.items()}
+    if json_output:
+        print_json({"points": points.summaries, "keeps": share, "smallest": kept, "files": files})
+        return
+    rows = []
+    for name, summary in points.summaries.items():
+        validation, size = summary["validation_dice"], summary["size"]
+        rows.append(
+            [name, f"{size['model_file_bytes']:,}", f"{size['ratio']:.1f}", f"{summary['quantized']['dice']:.4f}",
+             f"{100 * (summary['quantized']['dice'] - summary['float']['dice']):+.2f}",
+             f"{100 * validation['quantized'] / max(validation['float'], 1e-9):.2f} %"]
+        )  # fmt: skip
+    heads = ["size", "file bytes", "ratio", "test Dice", "change, points", "of float, validation"]
+    print_table(f"one descent, {len(rows)} models", heads, rows)
+    if share is not None:
+        verdict = f"smallest that keeps {100 * share:g} % of the float network's validation Dice: "
+        where = f"{kept}, in {points.folders[kept]}" if kept else "none of these sizes: allow larger ones with --pareto"
+        console.print(verdict + where, markup=False, highlight=False)
+    console.print(f"table: {files['html']}", markup=False)
 
 
 def _print_description(found: dict[str, Any]) -> None:

@@ -155,13 +155,18 @@ def _table(
 
 def _finished(jobs: Sequence[Job]) -> list[_Finished]:
     return [
-        _Finished(job, _read(job.folder / "summary.json"), _read(job.folder / "evaluation.json"))
+        _Finished(job, read_json(job.folder / "summary.json"), read_json(job.folder / "evaluation.json"))
         for job in jobs
         if state_of(job) == "done"
     ]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A file of a finished run.
+
+    Raises:
+        UserError: if it is absent or damaged.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -31,6 +31,11 @@ class Budget:
     kind: Kind
     amount: float
 
+    @property
+    def slug(self) -> str:
+        """As part of a file's name: '2.5bit', 'flash64KiB'."""
+        return str(self).replace(" ", "")
+
     def __str__(self) -> str:
         if self.kind == "bits":
             return f"{self.amount:.4g} bit"

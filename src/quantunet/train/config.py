@@ -212,6 +212,9 @@ class Config(_Section):
         description="'3bit' (average over weights), '64KiB' (model file), several of file, flash, ram, macs, bops, "
         "bits ('flash=64KiB ram=128KiB'), or null",
     )
+    pareto: tuple[str, ...] = Field(
+        default=(), description="larger budgets of the same kind, passed on the way to it: each becomes a model too"
+    )
     loss: LossConfig = LossConfig()
     bit_loss: BitLossConfig = BitLossConfig()
     training: TrainingConfig = TrainingConfig()
@@ -235,6 +238,24 @@ class Config(_Section):
         if training is not None and training.batch_size % devices:
             raise ValueError(f"training.batch_size {training.batch_size} cannot be split evenly over {devices}")
         return devices
+
+    @model_validator(mode="after")
+    def _points_lead_to_the_budget(self) -> Config:
+        if not self.pareto:
+            return self
+        sizes = [parse_budgets(text) for text in (*self.pareto, self.budget or "")]
+        kinds = {budget.kind for budgets in sizes for budget in budgets}
+        if any(len(budgets) > 1 for budgets in sizes) or len(kinds) > 1 or kinds & {"ram", "macs"}:
+            raise ValueError("pareto and budget must be sizes of one kind: bits, file, flash or bops")
+        amounts = [budgets[0].amount for budgets in sizes]
+        if amounts != sorted(set(amounts), reverse=True):
+            raise ValueError("pareto must fall from size to size, and all lie above the budget")
+        return self
+
+    @property
+    def points(self) -> tuple[Budget, ...]:
+        """The sizes of ``pareto`` as numbers, falling."""
+        return tuple(parse_budgets(text)[0] for text in self.pareto)
 
     @property
     def budgets(self) -> tuple[Budget, ...]:

@@ -33,7 +33,7 @@ from quantunet.train.channels import update_importance_
 from quantunet.train.config import Config, PhaseConfig, QatConfig
 from quantunet.train.optim import build_optimizer, set_learning_rates, width_learning_rate
 from quantunet.train.progress import PhaseProgress
-from quantunet.train.run_dir import RESUME_FILE, RunDir
+from quantunet.train.run_dir import FLOAT_FILE, QAT_FILE, RESUME_FILE, RunDir, point_file
 from quantunet.train.size import Measures, Sizes
 
 CALIBRATION_BATCHES = 4
@@ -69,6 +69,7 @@ class Trained:
     float_network: UNet
     quantized: UNet | None
     time_s: dict[str, float]
+    validation_dice: dict[str, float]
 
 
 def train(
@@ -83,11 +84,11 @@ def train(
     float_network = build_float_network(config.network, data.channels, data.classes, config.seed)
     if resume["phase"] == "float":
         _run_phase("float", phases.float_phase, float_network, context, first_step=0)
-        run.save_tensors("checkpoints/float.pt", float_network.state_dict())
+        run.save_tensors(FLOAT_FILE, float_network.state_dict())
         fabric.barrier()  # the other processes read what the first has written
-    _load(float_network.cpu().eval(), run, "checkpoints/float.pt")
+    _load(float_network.cpu().eval(), run, FLOAT_FILE)
     if config.quantizer.name == "float":
-        return Trained(float_network.cpu().eval(), None, context.time_s)
+        return _trained(float_network, None, context)
 
     # 2. fold batch norm, quantize every layer, calibrate on a few training batches
     if config.loss.distillation > 0:
@@ -99,9 +100,9 @@ def train(
     first_step = phases.float_phase.steps
     if resume["phase"] != "finetune":
         _run_phase("qat", phases.qat, network, context, first_step, sizes)
-        run.save_tensors("checkpoints/qat.pt", network.state_dict())
+        run.save_tensors(QAT_FILE, network.state_dict())
         fabric.barrier()
-    _load(network.cpu(), run, "checkpoints/qat.pt")
+    _load(network.cpu(), run, QAT_FILE)
     freeze_bit_widths_(network, 0.5 if sizes is None else sizes.freezing())
     remove_channels_(network)
     if sizes is not None:
@@ -111,7 +112,15 @@ def train(
     # 4. a short fine-tuning of the weights at the frozen widths and scales
     _run_phase("finetune", phases.finetune, network, context, first_step + phases.qat.steps)
     run.save_tensors("checkpoints/final.pt", network.state_dict())
-    return Trained(float_network.cpu().eval(), network.cpu().eval(), context.time_s)
+    return _trained(float_network, network, context)
+
+
+def _trained(float_network: UNet, quantized: UNet | None, context: _Context) -> Trained:
+    networks = {"float": float_network.cpu().eval()}
+    if quantized is not None:
+        networks["quantized"] = quantized.cpu().eval()
+    dice = {name: validate(network, context.data) for name, network in networks.items()}
+    return Trained(float_network, quantized, context.time_s, dice)
 
 
 def refuse_impossible_budget(config: Config, data: TrainingData, measures: Measures) -> None:
@@ -190,12 +199,16 @@ def _run_phase(
             set_learning_rates(optimizer, step, plan.steps)
             widths.set_progress_(network, step / plan.steps if learns_widths else 1.0)
             images, target = _draw(config, data, first_step + step, fabric)
+            if learns_widths and may_remove and step % REMOVE_EVERY == 0:
+                remove_channels_(network, raw_optimizer)
             if sizes is not None and controllers:
                 if step % REMOVE_EVERY == 0:
                     if may_remove:
                         sizes.drop_channels_(lambda budget: controllers[budget.kind].planned(step), raw_optimizer)  # noqa: B023
                     sizes.refresh()
                 bit_loss_weights = sizes.steer(controllers, step)
+                if fabric.is_global_zero:
+                    _keep_points(config.points, sizes, network, run, first_step + step)
             loss = _backward(module, images, target, context, network, bit_loss_weights)
             if learns_widths:
                 update_importance_(network)
@@ -232,7 +245,19 @@ def _run_phase(
                 _save_resume_state(phase, done, network, optimizer, controllers, sizes, best, started, context)
     if keeps_best and best["state"] is not None:
         network.load_state_dict(best["state"])
+    if sizes is not None and learns_widths and fabric.is_global_zero:
+        _keep_points(config.points, sizes, network, run, first_step + plan.steps, is_last=True)
     context.time_s[phase] = time.monotonic() - started
+
+
+def _keep_points(
+    points: Sequence[Budget], sizes: Sizes, network: UNet, run: RunDir, step: int, is_last: bool = False
+) -> None:
+    """Keep the network at the first step at which it is as small as a point of the Pareto curve, or else the last."""
+    for point in points:
+        name = point_file(point)
+        if (is_last or sizes.now(point) <= point.amount) and not (run.path / name).exists():
+            run.save_tensors(name, {"step": step, "network": network.state_dict()})
 
 
 def _backward(

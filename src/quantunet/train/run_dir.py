@@ -13,11 +13,18 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from quantunet.atomic_file import write_atomically
 from quantunet.errors import UserError
+from quantunet.train.budget import Budget
 
 RESUME_FILE = "checkpoints/resume.pt"
 FLOAT_FILE = "checkpoints/float.pt"
+QAT_FILE = "checkpoints/qat.pt"
 ADOPTED_FILE = "checkpoints/float_from.json"
 """Names the run whose float network was taken over; absent where the run trained its own."""
+
+
+def point_file(point: Budget) -> str:
+    """Where the descent keeps the network at a point of its Pareto curve: {"step": …, "network": state}."""
+    return f"checkpoints/at_{point.slug}.pt"
 
 
 class RunDir:
@@ -129,6 +136,31 @@ class RunDir:
         self.write_json(ADOPTED_FILE, {"float_run": float_run.name})
         # last, since it says that the rest is there
         self.save_tensors(RESUME_FILE, {"phase": "qat", "time_s": {"float": times["float"]}})
+
+    def adopt_point(self, descent: Path, point_file: str) -> None:
+        """Take over the float network of the finished run ``descent`` and its network at a point of its descent.
+
+        What is left to do is to freeze and fine-tune. Nothing is done where this run has a checkpoint already.
+
+        Raises:
+            UserError: if ``descent`` has not come so far.
+        """
+        if (self.path / RESUME_FILE).exists():
+            return
+        source = RunDir(descent, resume=True, writes=False)
+        state, point = source.load_tensors(FLOAT_FILE), source.load_tensors(point_file)
+        if state is None or point is None:
+            raise UserError(f"{descent / point_file}: is absent: train the run that descends first")
+        lines = (descent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in lines]
+        before = [json.dumps(each) + "\n" for each in records if each["step"] < point["step"]]
+        self.save_tensors(FLOAT_FILE, state)
+        self.save_tensors(QAT_FILE, point["network"])
+        self.write_text("metrics.jsonl", "".join(before))
+        self.write_json(ADOPTED_FILE, {"float_run": descent.resolve().name})
+        times = {"float": 0.0, "qat": next((each["time_s"] for each in reversed(records) if "time_s" in each
+                 and each["phase"] == "qat" and each["step"] < point["step"]), 0.0)}  # fmt: skip
+        self.save_tensors(RESUME_FILE, {"phase": "finetune", "time_s": times})
 
     @property
     def has_adopted_float(self) -> bool:
