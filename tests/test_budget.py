@@ -108,11 +108,26 @@ def test_the_plan_falls_from_the_start_to_the_budget_and_stays() -> None:
     assert plan[99] == plan[149] == pytest.approx(2.0)
 
 
+def test_what_widths_do_not_change_is_left_out_of_the_error() -> None:
+    controller = BudgetController(1000.0, 1000.0, 1)
+    assert controller.error(5, 1000.0) == controller.error(5, 1000.0, fixed=900.0) == 0
+    assert controller.error(5, 950.0) == pytest.approx(math.log2(0.95))
+    assert controller.error(5, 950.0, fixed=900.0) == pytest.approx(-1)
+    assert controller.error(5, 800.0, fixed=900.0) == pytest.approx(math.log2(0.1)), "no less than a hundredth"
+
+
+def test_the_term_fades_as_the_size_falls_below_its_plan() -> None:
+    weights = [BudgetController(4.0, 4.0, 1).update(0, 4.0 * 2**-octaves) for octaves in (0.0, 0.1, 0.2, 0.5)]
+    assert weights[0] == pytest.approx(0.3)
+    assert 0 < weights[1] < 0.15
+    assert weights[2:] == [pytest.approx(0), 0.0]
+
+
 def test_the_weight_of_the_bit_term_stays_within_its_limits() -> None:
     low, high = BudgetController(8, 2, 10), BudgetController(8, 2, 10)
     for step in range(2000):
         small, large = low.update(step, 1.0), high.update(step, 8.0)
-    assert small == pytest.approx(math.exp(BudgetController.LIMITS[0]))
+    assert (small, low.log_weight) == (0.0, BudgetController.LIMITS[0]), "off, as long as the size is below"
     assert large == pytest.approx(math.exp(BudgetController.LIMITS[1]))
 
 

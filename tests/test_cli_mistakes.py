@@ -104,7 +104,7 @@ def test_bad_data(spoil: Spoil, named: str, tmp_path: Path, capsys: pytest.Captu
         (["--set", "seed=[1"], "the value is no YAML"),
         (["--budget", "1KiB"], "needs"),
         (["--budget", "3 apples"], "neither a width"),
-        (["--budget", "0.2bit"], "this network needs 1 bit at the least"),
+        (["--budget", "0.2bit", "--set", "quantizer.weight.min_bit_width=1"], "this network needs 1 bit at the least"),
         (["--set", "network.levels=9"], "network.levels"),
         (["--data", "nowhere"], "nowhere: no such folder: correct data.path or --data"),
         (["--data", "nowhere/BUSI"], "BUSI: no such folder: BUSI breast ultrasound is not downloaded for you"),

@@ -47,6 +47,8 @@ def test_every_size_passed_becomes_a_proven_model(
     assert points[0]["step"] < points[1]["step"], "larger sizes are passed first"
     assert "smallest that keeps 1 % of the float network's validation Dice: 1bit" in " ".join(text.split())
     table = json.loads((out / "compare.json").read_text(encoding="utf-8"))
+    float_row = next(row for row in table["tables"][0]["rows"] if row["kind"] == "float")
+    assert (float_row["ratio"], float_row["weight_bits_by_parameter"]) == (1.0, 32.0)
     assert [row["name"] for row in table["tables"][0]["rows"] if row["kind"] == "system"] == ["4bit", "2bit", "1bit"]
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}

@@ -321,7 +321,7 @@ def _summary(
     counts = {"differing_pixels": differing, "pixels": evaluations["integer"].pixels}
     summary["quantized"] = evaluations["integer"].summary() | counts
     summary["fake_quantized"] = evaluations["fake_quantized"].summary()
-    return summary | graph_summary(graph, folder, whole_bytes, config.budget)
+    return summary | graph_summary(graph, folder, trained.float_network, config.budget)
 
 
 SUMMARY_PARTS: Mapping[str, Part] = {"train": "train", "val": "validation", "test": "test"}

@@ -35,20 +35,25 @@ def float32_bytes(float_network: UNet) -> int:
     return cost.float32_bytes(sum(parameter.numel() for parameter in float_network.parameters()))
 
 
-def graph_summary(graph: IntegerGraph, folder: Path, whole_bytes: int, budget: str | None) -> dict[str, Any]:
-    """Keys "bit_width", "size" and "cost" of the integer model in ``folder``; ``whole_bytes``: of the float network.
+def graph_summary(graph: IntegerGraph, folder: Path, float_network: UNet, budget: str | None) -> dict[str, Any]:
+    """Keys "bit_width", "size" and "cost" of the integer model in ``folder``, beside the float network it came from.
 
-    Sizes are lengths of the real file.
+    Sizes are lengths of the real file. ``weights_by_parameter`` is the mean over all weights of the float network, with
+    0 bits for those of removed channels; ``weights_left`` the share that is left, ``weights_by_parameter_left`` their
+    mean.
     """
     height, width = graph.metadata["image_size"]
     rows = layer_table(graph, height, width)
     whole = totals(graph, rows, height, width)
     file_bytes = (folder / MODEL_FILE).stat().st_size
+    whole_bytes = float32_bytes(float_network)
     payload, header = payload_and_header_bytes(folder / MODEL_FILE)
     return {
         "bit_width": {
             "weights_by_layer": whole.weight_bits_by_layer,
-            "weights_by_parameter": whole.weight_bits_by_parameter,
+            "weights_by_parameter": _bits(graph) / _float_weights(float_network),
+            "weights_by_parameter_left": whole.weight_bits_by_parameter,
+            "weights_left": whole.weights / _float_weights(float_network),
             "activations": whole.activation_bits,
             "layers": [asdict(row) | {"weight": row.weight_bits, "activation": row.activation_bits} for row in rows],
         },
@@ -80,14 +85,21 @@ MEASURE: Mapping[str, Callable[[IntegerGraph, tuple[int, int]], float]] = {
 """How each kind of budget is measured, but ``bits``; ``size`` is that of the image, (h, w)."""
 
 
+def _bits(graph: IntegerGraph) -> int:
+    return sum(int(node.weight_bit_width.sum()) * node.weight[0].size for node in graph.weight_nodes())
+
+
+def _float_weights(float_network: UNet) -> int:
+    return sum(layer.float_weights for layer in conv_layers(float_network).values())
+
+
 def budgets_reached(graph: IntegerGraph, budgets: Sequence[Budget], float_network: UNet) -> list[dict[str, Any]]:
     """What the deployed model takes of each budget: keys kind, budget, reached (in the same unit), text."""
     height, width = graph.metadata["image_size"]
     reached = []
     for budget in budgets:
         if budget.kind == "bits":
-            bits = sum(int(node.weight_bit_width.sum()) * node.weight[0].size for node in graph.weight_nodes())
-            amount = bits / sum(layer.float_weights for layer in conv_layers(float_network).values())
+            amount = _bits(graph) / _float_weights(float_network)
         else:
             amount = float(MEASURE[budget.kind](graph, (height, width)))
         reached.append({"kind": budget.kind, "budget": budget.amount, "reached": amount, "text": str(budget)})

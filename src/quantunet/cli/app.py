@@ -72,8 +72,11 @@ def print_results(summary: Mapping[str, Any]) -> None:
     if "size" in summary:
         size, bits = summary["size"], summary["bit_width"]
         stored = size["model_file_bytes"]  # None for a float network, and for what has no integer form
+        left, mean_left = bits.get("weights_left", 1.0), bits.get("weights_by_parameter_left")
+        removed = f" ({100 * left:.0f} % of them left, at {mean_left:.2f})" if left < 1 else ""
         console.print(
-            f"weights {bits['weights_by_parameter']:.2f} bit by parameter, {bits['weights_by_layer']:.2f} by layer, "
+            f"weights {bits['weights_by_parameter']:.2f} bit by parameter{removed}, "
+            f"{bits['weights_by_layer']:.2f} by layer, "
             f"activations {bits['activations']:.2f} bit; "
             + (f"no model file, by formula {size['formula_bytes']:,}" if stored is None else f"model file {stored:,}")
             + f" bytes, {size['ratio']:.1f} x smaller than float32 ({size['float32_bytes']:,} bytes)"

@@ -84,7 +84,7 @@ def train(
     Examples:
       quantunet train --data my_images
       quantunet train --data my_images --budget 64KiB --set training.qat.steps=3000
-      quantunet train --data my_images --budget "flash=64KiB ram=300KiB" --set quantizer.weight.min_bit_width=0
+      quantunet train --data my_images --budget "flash=64KiB ram=300KiB"
       quantunet train --data my_images --keep 99.9%
       quantunet train configs/isbi_em.yaml --pareto "2.5bit 1.5bit 1bit" --out runs/em_pareto
       quantunet train configs/baselines/ternary.yaml --on configs/data/gm.yaml

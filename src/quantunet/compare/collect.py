@@ -177,7 +177,7 @@ def _row(name: str, kind: Kind, jobs: Sequence[Job], out: Path, failed: Mapping[
     finished = _finished(jobs)
     done = {each.job.folder for each in finished}
     missing = {job.seed: failed.get(job.folder, state_of(job)) for job in jobs if job.folder not in done}
-    summaries = [each.summary for each in finished]
+    summaries = [_float_part(each.summary) if kind == "float" else each.summary for each in finished]
     quality = [summary["quantized" if kind == "system" else "float"] for summary in summaries]
     dice = [float(each["dice"]) for each in quality]
     float_dice = [float(summary["float"]["dice"]) for summary in summaries]
@@ -216,6 +216,19 @@ def _row(name: str, kind: Kind, jobs: Sequence[Job], out: Path, failed: Mapping[
             for each, value, size, cost in zip(finished, dice, stored, costs, strict=True)
         ),
     )
+
+
+def _float_part(summary: dict[str, Any]) -> dict[str, Any]:
+    """Sizes of the float network alone, where the run went on to an integer model and counted only that one."""
+    if "quantized" not in summary:
+        return summary
+    whole_bytes = summary["size"]["float32_bytes"]
+    return summary | {
+        "bit_width": dict.fromkeys(("weights_by_layer", "weights_by_parameter", "activations"), 32.0),
+        "size": {"formula_bytes": whole_bytes, "packed_weight_bytes": None, "ratio": 1.0},
+        "cost": {},
+        "time_s": {"total": summary["time_s"].get("float")},
+    }
 
 
 def _trivial_row(finished: _Finished) -> Row:

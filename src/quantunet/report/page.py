@@ -102,7 +102,7 @@ def _tiles(run: RunFiles) -> str:
         (
             "Weight width",
             f"{number(width.get('weights_by_parameter'), 2)} <small>bits</small>",
-            f"mean of all weights<br>{number(width.get('weights_by_layer'), 2)} mean of layers<br>"
+            f"mean of all weights{_left(width)}<br>{number(width.get('weights_by_layer'), 2)} mean of layers<br>"
             f"activations {number(width.get('activations'), 2)} bits",
         ),
         (
@@ -345,6 +345,12 @@ def _setup(run: RunFiles) -> str:
 def _has_no_integers(run: RunFiles) -> bool:
     """Whether the finished run ends without an integer model; runs of before this was written down have one."""
     return not run.summary.get("integer", True)
+
+
+def _left(width: Mapping[str, Any]) -> str:
+    """What is said where channels have been removed."""
+    share = width.get("weights_left", 1.0)
+    return "" if share == 1 else f", {100 * share:.0f} % left at {number(width.get('weights_by_parameter_left'), 2)}"
 
 
 def _is_float_only(run: RunFiles) -> bool:

@@ -89,8 +89,9 @@ def _budget(kind: str | None, amount: float, unit: str, text: str) -> Budget:
 class BudgetController:
     """Dual ascent on a term's weight, along a target that falls geometrically from the start to the budget.
 
-    At each step the weight is ``exp(log_weight)``; ``log_weight`` rises in proportion to how far, in octaves, the
-    measured size lies above the target of that step, and to how fast it moves away from it.
+    ``log_weight`` rises in proportion to how far, in octaves, the measured size lies above the target of that step, and
+    to how fast it moves away from it. The weight is its exponential, and fades to nothing as the size falls below the
+    target by a fifth of an octave: bits that are lost below the target, and channels, are hard to win back.
     """
 
     start: float
@@ -103,19 +104,26 @@ class BudgetController:
     """Change of log_weight by step for one octave of error."""
     PROPORTIONAL = 4.0
     LIMITS = (math.log(1e-4), math.log(30.0))
+    FADING = 0.2
+    """Octaves below the target at which the term is off."""
 
     def planned(self, step: int) -> float:
         """The size aimed at after ``step`` steps."""
         share = min(1.0, (step + 1) / self.descent_steps)
         return self.start * (self.target / self.start) ** share
 
-    def update(self, step: int, measured: float) -> float:
+    def error(self, step: int, measured: float, fixed: float = 0.0) -> float:
+        """Octaves by which the size lies above the target; ``fixed`` is the part of both that widths do not change."""
+        smallest = 0.01 * self.target
+        return math.log2(max(measured - fixed, smallest) / max(self.planned(step) - fixed, smallest))
+
+    def update(self, step: int, measured: float, fixed: float = 0.0) -> float:
         """Take the size after ``step`` steps; return the weight of the term for the next one."""
-        error = math.log2(measured / self.planned(step))
+        error = self.error(step, measured, fixed)
         self.log_weight += self.INTEGRAL * error + self.PROPORTIONAL * (error - self.previous_error)
         self.log_weight = min(max(self.log_weight, self.LIMITS[0]), self.LIMITS[1])
         self.previous_error = error
-        return math.exp(self.log_weight)
+        return math.exp(self.log_weight) * min(max(1 + error / self.FADING, 0.0), 1.0)
 
 
 def check_feasible(budget: Budget, smallest: float) -> None:

@@ -47,7 +47,7 @@ class WidthConfig(_Section):
 
     bit_width: int = Field(default=8, ge=1, le=8, description="width at the start; for `uniform`, the width")
     min_bit_width: int = Field(
-        default=1, ge=0, le=8, description="0, of weights by channel under `learned`: a channel may vanish"
+        default=1, ge=0, le=8, description="of weights by channel under `learned` 0, unless stated: channels may vanish"
     )
     max_bit_width: int = Field(default=8, ge=1, le=8)
     integer_bits: int | None = Field(default=None, ge=0, le=8, description="of `fixed_point`: i of Q_{i.f}")
@@ -88,6 +88,17 @@ class QuantizerConfig(_Section):
     int8_layers: Literal["none", "first_and_last"] = Field(
         default="none", description="`first_and_last`: weights of the first block and the last layer at 8 bits"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _channels_may_vanish(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict) or (raw.get("name", "learned"), raw.get("per", "channel")) != (
+            "learned",
+            "channel",
+        ):
+            return raw
+        weight = raw.get("weight", {})
+        return raw | {"weight": {"min_bit_width": 0} | weight} if isinstance(weight, dict) else raw
 
     @model_validator(mode="after")
     def _options_suit_the_name(self) -> QuantizerConfig:

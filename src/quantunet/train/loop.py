@@ -200,7 +200,8 @@ def _run_phase(
             widths.set_progress_(network, step / plan.steps if learns_widths else 1.0)
             images, target = _draw(config, data, first_step + step, fabric)
             if learns_widths and may_remove and step % REMOVE_EVERY == 0:
-                remove_channels_(network, raw_optimizer)
+                if sizes is None or not (controllers and sizes.is_below_plan(controllers, step)):
+                    remove_channels_(network, raw_optimizer)
             if sizes is not None and controllers:
                 if step % REMOVE_EVERY == 0:
                     if may_remove:

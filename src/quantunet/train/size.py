@@ -87,8 +87,23 @@ class Sizes:
 
     def steer(self, controllers: Mapping[Kind, BudgetController], step: int) -> dict[Kind, float]:
         """The weight of each term for ``step``; operations and memory have none, they fall by ``drop_channels_``."""
-        steered = [budget for budget in self.budgets if budget.kind not in CHANNEL_KINDS]
-        return {budget.kind: controllers[budget.kind].update(step, self.now(budget)) for budget in steered}
+        return {
+            budget.kind: controllers[budget.kind].update(step, self.now(budget), self._fixed(budget))
+            for budget in self.budgets
+            if budget.kind not in CHANNEL_KINDS
+        }
+
+    def is_below_plan(self, controllers: Mapping[Kind, BudgetController], step: int) -> bool:
+        """Whether all sizes that widths make are so far below their plan that channels had better stay."""
+        errors = [
+            controllers[budget.kind].error(step, self.now(budget), self._fixed(budget))
+            for budget in self.budgets
+            if budget.kind not in CHANNEL_KINDS
+        ]
+        return bool(errors) and max(errors) < -BudgetController.FADING
+
+    def _fixed(self, budget: Budget) -> float:
+        return self.held[budget.kind] if budget.kind in ("file", "flash") else 0.0
 
     def check_feasible(self) -> None:
         """Refuse what even the narrowest widths would exceed.
@@ -118,8 +133,8 @@ class Sizes:
                         costs[name] = costs.get(name, 0.0) + cost / allowed
             return costs
 
-        remove_channels_(self._network, optimizer)
         if limits:
+            remove_channels_(self._network, optimizer)
             drop_channels_(self._network, excess, optimizer)
 
     def _ram_costs(self) -> dict[str, float]:
