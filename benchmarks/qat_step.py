@@ -2,7 +2,8 @@
 
 A round takes one step of each kind after the other, so that a change in the machine's load meets all of them; the
 order within a round turns. On a machine that does other work too, --threads 1 --cpu-time measures this process alone.
-Run: python benchmarks/qat_step.py [--rounds 40] [--threads N] [--cpu-time]
+With --run, a finished run whose channels may vanish: its network at the end of the descent, beside the float network.
+Run: python benchmarks/qat_step.py [--rounds 40] [--threads N] [--cpu-time] [--run runs/isbi_em_32x_s0]
 """
 
 from __future__ import annotations
@@ -21,23 +22,28 @@ import torch
 
 from quantunet.losses import distillation_loss, mean_bit_width, segmentation_loss
 from quantunet.nn import widths
+from quantunet.nn.removal import load_smaller_
 from quantunet.nn.unet import UNet
 from quantunet.train.build import build_float_network, build_quantized_network
-from quantunet.train.config import NetworkConfig, QuantizerConfig
+from quantunet.train.config import NetworkConfig, QuantizerConfig, load_config
 from quantunet.train.optim import build_optimizer
+from quantunet.train.run_dir import QAT_FILE
 
 KINDS = ("float", "learned", "distilled", "brevitas")
 """``distilled`` is ``learned`` with the float network's probabilities in the loss, which is the default."""
+KINDS_OF_A_RUN = ("float", "learned", "distilled", "late", "late distilled")
+"""``late``: ``learned``, with what the run had left at the end of its descent."""
 
 
-def build_step(kind: str, base_channels: int, levels: int, images: torch.Tensor, target: torch.Tensor):
+def build_step(kind: str, config: NetworkConfig, images: torch.Tensor, target: torch.Tensor, run: Path | None = None):
     """A function that does one whole optimizer step, as ``train/loop.py`` does it."""
-    config = NetworkConfig(base_channels=base_channels, levels=levels)
     network: UNet = build_float_network(config, images.shape[1], 2, seed=0)
-    teacher = copy.deepcopy(network).eval() if kind == "distilled" else None
+    teacher = copy.deepcopy(network).eval() if "distilled" in kind else None
     if kind != "float":
-        name = "learned" if kind == "distilled" else kind
-        network = build_quantized_network(network, QuantizerConfig(name=name), [images])  # pyright: ignore
+        name = "brevitas" if kind == "brevitas" else "learned"
+        network = build_quantized_network(network, QuantizerConfig(name=name), [images])
+    if "late" in kind and run is not None:
+        load_smaller_(network, torch.load(run / QAT_FILE, weights_only=True))
     network.train()
     optimizer = build_optimizer(network, 1e-3, 1e-4, None if kind == "float" else 0.02)
 
@@ -105,6 +111,9 @@ def main() -> None:
     parser.add_argument("--levels", type=int, default=4)
     parser.add_argument("--crop-px", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument(
+        "--run", type=Path, default=None, help="run folder, whose network takes the place of the others"
+    )
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -114,15 +123,19 @@ def main() -> None:
     size = (arguments.batch_size, arguments.crop_px, arguments.crop_px)
     images = torch.randn(size[0], 1, *size[1:]).to(memory_format=torch.channels_last)
     target = (torch.rand(size) < 0.2).long()
-    for base_channels in arguments.base_channels:
-        steps = {kind: build_step(kind, base_channels, arguments.levels, images, target) for kind in KINDS}
+    networks = [NetworkConfig(base_channels=base, levels=arguments.levels) for base in arguments.base_channels]
+    kinds = KINDS
+    if arguments.run is not None:
+        networks, kinds = [load_config(arguments.run / "config.yaml").network], KINDS_OF_A_RUN
+    for config in networks:
+        steps = {kind: build_step(kind, config, images, target, arguments.run) for kind in kinds}
         times = time_interleaved(steps, arguments.rounds, clock)
         medians = {kind: statistics.median(values) for kind, values in times.items()}
-        for kind in KINDS:
+        for kind in kinds:
             ratios = sorted(a / b for a, b in zip(times[kind], times["float"], strict=True))
             low, high = ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]
             print(
-                f"base {base_channels}, {size[0]} crops of {size[1]}x{size[2]}: {kind:>9} {medians[kind]:8.1f} ms, "
+                f"base {config.base_channels}, {size[0]} crops of {size[1]}²: {kind:>14} {medians[kind]:8.1f} ms, "
                 f"{medians[kind] / medians['float']:.2f} x float (quarter to three quarters of the rounds: "
                 f"{low:.2f} to {high:.2f})"
             )

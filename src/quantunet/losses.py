@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,13 +21,20 @@ class LossParts(NamedTuple):
     dice_loss: Tensor
 
 
-def segmentation_loss(logits: Tensor, target: Tensor, bce_weight: float = 1.0, dice_weight: float = 1.0) -> LossParts:
+Sum = Callable[[Tensor], Tensor]
+"""Sum of a tensor over all processes, with its gradient."""
+
+
+def segmentation_loss(
+    logits: Tensor, target: Tensor, bce_weight: float = 1.0, dice_weight: float = 1.0, sum_over: Sum | None = None
+) -> LossParts:
     """``bce_weight * BCE + dice_weight * (1 - soft Dice)``; cross-entropy where there are several classes.
 
     Args:
         logits: (n, 1, h, w), or (n, classes, h, w) with the background first.
         target: (n, h, w), class indices, int64.
         bce_weight, dice_weight: weights of the parts.
+        sum_over: where each of several processes has a part of the batch: Dice is of the whole batch, no mean of parts.
     """
     if logits.shape[1] == 1:
         truth = target.to(logits.dtype).unsqueeze(1)
@@ -37,7 +44,7 @@ def segmentation_loss(logits: Tensor, target: Tensor, bce_weight: float = 1.0, d
         truth = F.one_hot(target, logits.shape[1]).movedim(-1, 1).to(logits.dtype)[:, 1:]
         bce = F.cross_entropy(logits, target)
         probs = torch.softmax(logits, dim=1)[:, 1:]
-    dice_loss = soft_dice_loss(probs, truth)
+    dice_loss = soft_dice_loss(probs, truth, sum_over)
     return LossParts(bce_weight * bce + dice_weight * dice_loss, bce, dice_loss)
 
 
@@ -52,11 +59,12 @@ def distillation_loss(logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return F.cross_entropy(logits, torch.softmax(teacher_logits, dim=1))
 
 
-def soft_dice_loss(probs: Tensor, truth: Tensor) -> Tensor:
+def soft_dice_loss(probs: Tensor, truth: Tensor, sum_over: Sum | None = None) -> Tensor:
     """``1 - mean_c (2 sum(p t) + 1) / (sum(p) + sum(t) + 1)``, sums over the whole batch; both (n, c, h, w)."""
     axes = (0, 2, 3)
-    overlap = (probs * truth).sum(axes)
-    dice = (2 * overlap + SMOOTH_PX) / (probs.sum(axes) + truth.sum(axes) + SMOOTH_PX)
+    sums = torch.stack(((probs * truth).sum(axes), probs.sum(axes) + truth.sum(axes)))
+    overlap, whole = sums if sum_over is None else sum_over(sums)
+    dice = (2 * overlap + SMOOTH_PX) / (whole + SMOOTH_PX)
     return 1 - dice.mean()
 
 

@@ -18,6 +18,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
+from torch.distributed.nn.functional import all_reduce
 
 from quantunet.losses import distillation_loss, segmentation_loss
 from quantunet.metrics.overlap import dice_score
@@ -199,9 +200,9 @@ def _run_phase(
             set_learning_rates(optimizer, step, plan.steps)
             widths.set_progress_(network, step / plan.steps if learns_widths else 1.0)
             images, target = _draw(config, data, first_step + step, fabric)
-            if learns_widths and may_remove and step % REMOVE_EVERY == 0:
-                if sizes is None or not (controllers and sizes.is_below_plan(controllers, step)):
-                    remove_channels_(network, raw_optimizer)
+            removes = learns_widths and may_remove and step % REMOVE_EVERY == 0
+            if removes and not (sizes is not None and controllers and sizes.is_below_plan(controllers, step)):
+                remove_channels_(network, raw_optimizer)
             if sizes is not None and controllers:
                 if step % REMOVE_EVERY == 0:
                     if may_remove:
@@ -275,7 +276,8 @@ def _backward(
     """
     config, fabric = context.config, context.fabric
     logits = module(images).float()
-    loss = segmentation_loss(logits, target, config.loss.bce, config.loss.dice)
+    sum_over = all_reduce if fabric.world_size > 1 else None
+    loss = segmentation_loss(logits, target, config.loss.bce, config.loss.dice, sum_over)
     total, bit_loss = loss.total, torch.zeros(())
     if context.teacher is not None:
         with torch.no_grad(), fabric.autocast():
