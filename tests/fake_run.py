@@ -110,6 +110,10 @@ def _summary(rng: np.random.Generator, evaluation: dict) -> dict:
         },
         "cost": {"macs": macs, "bops": int(macs * 11.7), "peak_activation_bytes": 147456},
         "time_s": {"float": 61.0, "qat": 143.4, "total": 211.9},
+        "budgets": [
+            {"kind": "file", "budget": 65536.0, "reached": 65000.0, "text": "64 KiB"},
+            {"kind": "ram", "budget": 100000.0, "reached": 140000.0, "text": "ram 97.66 KiB"},
+        ],
         "proof": {
             "backends": {
                 "c": {"compared": 41943040, "differing": 0},

@@ -79,6 +79,7 @@ def test_page_has_every_part(page, run_dir):
     assert f"{summary['size']['ratio']:.1f}" in page
     assert tables.count(summary["size"]["model_file_bytes"]) in page
     assert page.count('<span class="pill good">equal</span>') == 2
+    assert [page.count(f'<span class="pill {verdict}</span>') for verdict in ('good">met', 'bad">not met')] == [1, 1]
     assert "Lines of metrics.jsonl that could not be read: 1" in page  # the half line of a killed run
 
 

@@ -214,10 +214,12 @@ def _picture(image: NDArray[np.float64], contours: Sequence[tuple[NDArray[np.uin
 def _curves(axes: Axes, records: Records, keys: Mapping[str, str | None], scale: str) -> None:
     for (key, label), colour in zip(keys.items(), (INK, WEIGHT, ACTIVATION, MUTED), strict=False):
         steps, values = _series(records, key)
+        if scale == "log":  # a weight that is off leaves a gap, no fall to the edge
+            values = np.where(values > 0, values, np.nan)
         if steps.size and (label or len(keys) == 1):
             marker = "o" if steps.size < 40 else None
             axes.plot(*_thin(steps, values), color=colour, label=label, marker=marker, markersize=3)
-            if scale == "log" and (values > 0).any():
+            if scale == "log" and not np.isnan(values).all():
                 axes.set_yscale("log")
     if any(keys.values()):
         axes.legend()

@@ -303,8 +303,10 @@ def _cost(run: RunFiles) -> str:
         measured = (
             "There is no integer model: sizes are by formula, with 4 bytes for each number that is not quantized."
         )
+    budgets = run.summary.get("budgets") or []
     return (
-        f'<div class="two">{tables.table(["Arithmetic and memory, one image", ""], arithmetic)}'
+        (tables.budget_table(budgets) if budgets else "")
+        + f'<div class="two">{tables.table(["Arithmetic and memory, one image", ""], arithmetic)}'
         f"{tables.table(['Size', ''], stored)}</div>"
         "<p class='convention'>BOPs = MACs &times; weight bits &times; activation bits. "
         f"{measured}</p>"

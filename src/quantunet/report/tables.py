@@ -187,6 +187,29 @@ def layer_table(layers: Sequence[Mapping[str, Any]]) -> str:
     return table(head, rows, "layers", [""] * len(layers) + ["total"])
 
 
+BUDGET_NAMES = {
+    "bits": "Average width, bits a weight of the float network",
+    "file": "Model file",
+    "flash": "Flash: code and constants of the C project",
+    "ram": "RAM: static memory of the C project",
+    "macs": "Multiply-accumulates",
+    "bops": "Bit operations",
+}
+
+
+def budget_table(budgets: Sequence[Mapping[str, Any]]) -> str:
+    """Each limit, what the deployed model takes of it, and whether that is within 3 % above it."""
+    rows = []
+    for each in budgets:
+        kind, limit, reached = str(each.get("kind")), float(each["budget"]), float(each["reached"])
+        unit = {"bits": lambda x: number(x, 3), "macs": count, "bops": count}.get(kind, size)
+        verdict = ("good", "met") if reached <= 1.03 * limit else ("bad", "not met")
+        pill = f'<span class="pill {verdict[0]}">{verdict[1]}</span>'
+        used = f"{100 * reached / limit:.1f} %"
+        rows.append([escape(BUDGET_NAMES.get(kind, kind)), unit(limit), f"<b>{unit(reached)}</b>", used, pill])
+    return table(["Budget", "Limit", "Reached", "Used", ""], rows, "budgets")
+
+
 def proof_table(backends: Mapping[str, Any]) -> str:
     """Codes compared with the interpreter's, and codes that differ, for each backend."""
     rows = []
