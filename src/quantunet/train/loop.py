@@ -18,7 +18,6 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
-from torch.distributed.nn.functional import all_reduce
 
 from quantunet.losses import distillation_loss, segmentation_loss
 from quantunet.metrics.overlap import dice_score
@@ -33,6 +32,7 @@ from quantunet.train.build import build_float_network, build_quantized_network
 from quantunet.train.channels import update_importance_
 from quantunet.train.config import Config, PhaseConfig, QatConfig
 from quantunet.train.optim import build_optimizer, set_learning_rates, width_learning_rate
+from quantunet.train.processes import sum_over_processes
 from quantunet.train.progress import PhaseProgress
 from quantunet.train.run_dir import FLOAT_FILE, QAT_FILE, RESUME_FILE, RunDir, point_file
 from quantunet.train.size import Measures, Sizes
@@ -276,7 +276,7 @@ def _backward(
     """
     config, fabric = context.config, context.fabric
     logits = module(images).float()
-    sum_over = all_reduce if fabric.world_size > 1 else None
+    sum_over = sum_over_processes if fabric.world_size > 1 else None
     loss = segmentation_loss(logits, target, config.loss.bce, config.loss.dice, sum_over)
     total, bit_loss = loss.total, torch.zeros(())
     if context.teacher is not None:
