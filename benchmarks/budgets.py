@@ -16,11 +16,11 @@ from pathlib import Path
 from rich.console import Console
 
 from quantunet.pipeline import run_training
+from quantunet.train.budget import CHANNEL_KINDS, TOLERANCE
 from quantunet.train.config import build_config
 
 BUDGETS = ("4bit", "2.5bit", "1.5bit", "0.8bit", "40KiB", "14KiB", "flash=50KiB", "bops=1.5G", "macs=80M",
            "ram=500KiB", "ram=450KiB 1bit", "flash=40KiB ram=600KiB macs=100M")  # fmt: skip
-WHOLE = {"bits", "file", "flash", "bops"}
 SHORT = {
     "crop_px": 64,
     "batch_size": 4,
@@ -54,7 +54,7 @@ def main() -> None:
             used = {each["kind"]: each["reached"] / each["budget"] for each in summary["budgets"]}
             # of several budgets, the one that binds is filled; the others hold
             fullest = max(used.values())
-            is_met = fullest <= 1.03 and (fullest >= 0.97 or not WHOLE & used.keys())
+            is_met = fullest <= 1 + TOLERANCE and (fullest >= 1 - TOLERANCE or used.keys() <= set(CHANNEL_KINDS))
             met, runs = met + is_met, runs + 1
             shares = ", ".join(f"{kind} {100 * share:.1f} %" for kind, share in used.items())
             dice = f"Dice {summary['float']['dice']:.3f} -> {summary['quantized']['dice']:.3f}"

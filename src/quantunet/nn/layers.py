@@ -98,12 +98,15 @@ class ConvLayer(nn.Module):
     @property
     def macs(self) -> int:
         """Multiply-accumulates by image of the size last seen."""
-        return self.conv.weight.numel() * self.output_pixels // (4 if self.transposed else 1)
+        return self._macs(self.conv.weight.numel())
 
     @property
     def float_macs(self) -> int:
         """The same of the layer as built."""
-        return self.float_weights * self.output_pixels // (4 if self.transposed else 1)
+        return self._macs(self.float_weights)
+
+    def _macs(self, weights: int) -> int:
+        return weights * self.output_pixels // (4 if self.transposed else 1)
 
     def resize_(self) -> None:
         """Take the numbers of channels from the weight, after channels were removed from it."""

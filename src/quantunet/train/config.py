@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from quantunet.data.config import DataConfig
 from quantunet.errors import UserError
-from quantunet.train.budget import Budget, parse_budgets
+from quantunet.train.budget import CHANNEL_KINDS, Budget, parse_budgets
 
 
 class _Section(BaseModel):
@@ -92,9 +92,10 @@ class QuantizerConfig(_Section):
     @model_validator(mode="before")
     @classmethod
     def _channels_may_vanish(cls, raw: Any) -> Any:
-        if not isinstance(raw, dict) or (raw.get("name", "learned"), raw.get("per", "channel")) != (
-            "learned",
-            "channel",
+        if (
+            not isinstance(raw, dict)
+            or raw.get("name", "learned") != "learned"
+            or raw.get("per", "channel") != "channel"
         ):
             return raw
         weight = raw.get("weight", {})
@@ -256,7 +257,7 @@ class Config(_Section):
             return self
         sizes = [parse_budgets(text) for text in (*self.pareto, self.budget or "")]
         kinds = {budget.kind for budgets in sizes for budget in budgets}
-        if any(len(budgets) > 1 for budgets in sizes) or len(kinds) > 1 or kinds & {"ram", "macs"}:
+        if any(len(budgets) > 1 for budgets in sizes) or len(kinds) > 1 or kinds & set(CHANNEL_KINDS):
             raise ValueError("pareto and budget must be sizes of one kind: bits, file, flash or bops")
         amounts = [budgets[0].amount for budgets in sizes]
         if amounts != sorted(set(amounts), reverse=True):

@@ -212,7 +212,7 @@ def _run_phase(
                 if fabric.is_global_zero:
                     _keep_points(config.points, sizes, network, run, first_step + step)
             loss = _backward(module, images, target, context, network, bit_loss_weights)
-            if learns_widths:
+            if sizes is not None and sizes.drops_channels:
                 update_importance_(network)
             torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], GRADIENT_NORM)
             optimizer.step()

@@ -53,6 +53,11 @@ class Sizes:
         """By kind: bytes or a factor beside the formula, or the amount itself; part of a checkpoint."""
         self.refresh()
 
+    @property
+    def drops_channels(self) -> bool:
+        """Whether some budget is met by removing the least important channels."""
+        return any(budget.kind in CHANNEL_KINDS for budget in self.budgets)
+
     def refresh(self, network: UNet | None = None) -> None:
         """Measure what the formulas do not know, on ``network``, or on the one in training."""
         smaller = copy.deepcopy(network or self._network)
