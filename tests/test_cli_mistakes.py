@@ -166,6 +166,8 @@ def test_resume_with_another_configuration(capsys: pytest.CaptureFixture[str]) -
         (["export", "{}/run", "--to", "c", "--out", "{out}", "--size", "41x40"], "41"),
         (["export", "{}/run", "--to", "fortran", "--out", "{out}"], "'fortran' is unknown"),
         (["verify", "{}/run", "--to", "fortran"], "'fortran' is unknown"),
+        (["verify", "{}/run", "--set", "opset"], "'opset' is not of the form key=value"),
+        (["export", "{}/run", "--to", "c", "--set", "opset=21", "--out", "{out}"], "--to c has no option 'opset'"),
         (["eval", "{}/run", "--part", "some"], "neither 'all' nor 'test'"),
         (["eval", "{}/run/model.safetensors"], "a model file alone has no data"),
         (["eval", "{}/run", "--data", "{}/nowhere"], "nowhere"),

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +23,13 @@ from quantunet.backends.c_model import (
     tiling_header,
 )
 from quantunet.backends.c_plan import SMALL, Tiling
+from quantunet.backends.project_folder import write_project
 from quantunet.errors import UserError
 from quantunet.formats import IntFormat
 from quantunet.ir import interpreter
 from quantunet.ir.graph import IntegerGraph
 
-PRODUCTS = ("libmodel.a", "test_model", "test_model_sanitize")
+PRODUCTS = ("libmodel.a", "test_model", "test_model_sanitize", "*.o")
 Codes = NDArray[np.integer]
 
 
@@ -48,21 +49,9 @@ def export_c(
     Raises:
         UserError: if the size does not fit the graph, an input does not fit the size, or ``out_dir`` holds other files.
     """
-    out_dir = Path(out_dir).resolve()
     files = project_files(lay_out(graph, height, width, tiling), recorded_inputs)
-    _check_replaceable(out_dir, files)
-    try:
-        out_dir.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=f".{out_dir.name}-") as name:
-            fresh, old = Path(name) / "new", Path(name) / "old"
-            fresh.mkdir()
-            write_files(fresh, files)
-            with (fresh / "README.md").open("a", encoding="utf-8") as readme:
-                readme.write(_section_sizes(fresh))
-            _put_in_place(fresh, out_dir, old)
-    except OSError as error:
-        raise UserError(f"cannot write {out_dir}: {error.strerror}; choose another folder with --out") from error
-    return out_dir
+    files["README.md"] += _section_sizes(files)
+    return write_project(out_dir, files, products=PRODUCTS)
 
 
 def project_files(model: CModel, recorded_inputs: Sequence[Codes] = ()) -> dict[str, str]:
@@ -221,40 +210,17 @@ def _check_recorded(model: CModel, inputs: Sequence[Codes]) -> None:
             raise UserError(f"recorded input {index} has the shape {codes.shape}, the exported model takes {expected}")
 
 
-def _check_replaceable(out_dir: Path, files: Iterable[str]) -> None:
-    """Only a folder that holds nothing but an earlier export and what its Makefile builds may be replaced."""
-    if not out_dir.exists():
-        return
-    if not out_dir.is_dir():
-        raise UserError(f"{out_dir} is a file: choose a folder with --out")
-    foreign = [item.name for item in out_dir.iterdir() if item.name not in {*files, *PRODUCTS} and item.suffix != ".o"]
-    if foreign:
-        raise UserError(
-            f"{out_dir} holds {sorted(foreign)[0]!r}, which no export wrote: choose an empty folder with --out"
-        )
-
-
-def _put_in_place(fresh: Path, out_dir: Path, old: Path) -> None:
-    if out_dir.exists():
-        os.replace(out_dir, old)
-    try:
-        os.replace(fresh, out_dir)
-    except OSError:
-        if old.exists():
-            os.replace(old, out_dir)
-        raise
-
-
-def _section_sizes(folder: Path) -> str:
+def _section_sizes(files: Mapping[str, str]) -> str:
     """What ``size`` says of the compiled objects, as a section of the README; empty without the tools."""
     if not has_compiler() or shutil.which("size") is None:
         return ""
     sources = ["model.c", *(name for name in runtime_files() if name.endswith(".c"))]
     with tempfile.TemporaryDirectory() as work:
+        write_files(Path(work), files)
         objects = [str(Path(work) / f"{Path(name).stem}.o") for name in sources]
         for source, target in zip(sources, objects, strict=True):
             command = [*find_compiler(), "-std=c99", "-Os", "-fno-pie", "-c", source, "-o", target]
-            if subprocess.run(command, cwd=folder, capture_output=True).returncode:
+            if subprocess.run(command, cwd=work, capture_output=True).returncode:
                 return ""
         report = subprocess.run(["size", *objects], capture_output=True, text=True).stdout.replace(work + os.sep, "")
     machine = subprocess.run([*find_compiler(), "-dumpmachine"], capture_output=True, text=True).stdout.strip()

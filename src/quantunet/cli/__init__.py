@@ -10,12 +10,14 @@ from typer.exceptions import TyperException
 
 from quantunet.cli.app import app
 from quantunet.cli.compare_command import register_compare_command
+from quantunet.cli.export_commands import register_export_commands
 from quantunet.cli.model_commands import register_model_commands
 from quantunet.cli.train_commands import register_train_commands
 from quantunet.errors import UserError
 
 register_train_commands(app)
 register_model_commands(app)
+register_export_commands(app)
 register_compare_command(app)
 
 STORAGE_ERRORS = {

@@ -1,0 +1,113 @@
+"""The table of ``--to``: what a target writes and how it is compared with the interpreter. A target is one entry.
+
+Backends are imported when they are called for: their packages are optional.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantunet.errors import UserError
+from quantunet.ir.graph import IntegerGraph
+
+Codes = NDArray[np.integer]
+Options = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Export:
+    """What to write, and where.
+
+    Args:
+        size_px: (height, width) of an image.
+        recorded: input codes (c, h, w) of that size, for the project's own test.
+        options: those of the target's options that were given, as text.
+    """
+
+    graph: IntegerGraph
+    out_dir: Path
+    size_px: tuple[int, int]
+    recorded: Sequence[Codes]
+    options: Options
+
+
+@dataclass(frozen=True)
+class Target:
+    """One value of ``--to``.
+
+    Args:
+        name, summary: for ``--help``.
+        next_step: a command that the user may go on with; ``{folder}`` stands for what was written.
+        export: writes a folder, all of it or nothing, and returns its path.
+        verify: compares the backend with the interpreter on input codes (c, h, w): a JSON object with "tensors",
+            "compared", "differing" and what else there is to tell.
+        options: what ``--set`` may give, and what it means.
+    """
+
+    name: str
+    summary: str
+    next_step: str
+    export: Callable[[Export], Path]
+    verify: Callable[[IntegerGraph, Sequence[Codes], Options], dict[str, Any]]
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+def find_target(name: str) -> Target:
+    """The target called ``name``.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if name not in TARGETS:
+        raise UserError(f"--to {name!r} is unknown: {', '.join(TARGETS)}")
+    return TARGETS[name]
+
+
+def read_options(target: Target, settings: Sequence[str]) -> dict[str, str]:
+    """The ``key=value`` texts of ``--set``.
+
+    Raises:
+        UserError: if one is malformed, or no option of the target.
+    """
+    options: dict[str, str] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not value:
+            raise UserError(f"--set {setting!r} is not of the form key=value")
+        if key not in target.options:
+            known = ", ".join(target.options) or "none"
+            raise UserError(f"--set {setting}: --to {target.name} has no option {key!r}; its options: {known}")
+        options[key] = value
+    return options
+
+
+def _export_c(request: Export) -> Path:
+    from quantunet.backends.c_code import export_c
+
+    return export_c(request.graph, request.out_dir, *request.size_px, request.recorded)
+
+
+def _verify_c(graph: IntegerGraph, inputs: Sequence[Codes], _: Options) -> dict[str, Any]:
+    from quantunet.backends.c_verify import verify_c
+
+    return asdict(verify_c(graph, inputs))
+
+
+TARGETS: Mapping[str, Target] = {
+    target.name: target
+    for target in (
+        Target(
+            "c",
+            "C99 without malloc or float: model, runtime, Makefile, a test of recorded images",
+            "make -C {folder} test",
+            _export_c,
+            _verify_c,
+        ),
+    )
+}
