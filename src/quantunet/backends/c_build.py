@@ -13,6 +13,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
+from quantunet.backends.c_kernels import KERNELS, PORTABLE, Kernel
 from quantunet.errors import UserError
 
 WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
@@ -62,13 +63,14 @@ def has_compiler() -> bool:
     return True
 
 
-def runtime_files() -> dict[str, str]:
-    """The runtime's C sources and headers, by file name."""
+def runtime_files(kernel: Kernel = PORTABLE) -> dict[str, str]:
+    """The runtime's C sources and headers, by file name, with ``kernel`` as its inner product."""
+    others = {other.source for other in KERNELS.values()} - {kernel.source}
     folder = resources.files("quantunet.backends") / "c_runtime"
     return {
         item.name: item.read_text(encoding="utf-8")
         for item in sorted(folder.iterdir(), key=lambda item: item.name)
-        if item.name.endswith((".c", ".h"))
+        if item.name.endswith((".c", ".h")) and item.name not in others
     }
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantunet.backends.c_build import WARNINGS, find_compiler, has_compiler, runtime_files, write_files
+from quantunet.backends.c_kernels import PORTABLE, Kernel
 from quantunet.backends.c_model import (
     CModel,
     c_array,
@@ -22,7 +23,7 @@ from quantunet.backends.c_model import (
     packed_weight,
     tiling_header,
 )
-from quantunet.backends.c_plan import SMALL, Tiling
+from quantunet.backends.c_plan import Tiling
 from quantunet.backends.project_folder import write_project
 from quantunet.errors import UserError
 from quantunet.formats import IntFormat
@@ -39,17 +40,20 @@ def export_c(
     height: int,
     width: int,
     recorded_inputs: Sequence[Codes] = (),
-    tiling: Tiling = SMALL,
+    tiling: Tiling | None = None,
+    kernel: Kernel = PORTABLE,
 ) -> Path:
     """Write the project for images of ``height`` x ``width`` pixels; all of it or nothing. Returns ``out_dir``.
 
     Args:
         recorded_inputs: input codes (c, h, w); the project's test holds them and the interpreter's masks.
+        tiling: the kernel's own if not given.
+        kernel: the inner product that the project carries.
 
     Raises:
         UserError: if the size does not fit the graph, an input does not fit the size, or ``out_dir`` holds other files.
     """
-    files = project_files(lay_out(graph, height, width, tiling), recorded_inputs)
+    files = project_files(lay_out(graph, height, width, tiling, kernel=kernel), recorded_inputs)
     files["README.md"] += _section_sizes(files)
     return write_project(out_dir, files, products=PRODUCTS)
 
@@ -61,21 +65,21 @@ def project_files(model: CModel, recorded_inputs: Sequence[Codes] = ()) -> dict[
         UserError: if a recorded input does not fit the model.
     """
     return {
-        **runtime_files(),
+        **runtime_files(model.kernel),
         "qn_tiling.h": tiling_header(model.tiling),
         "model.h": model_header(model),
         "model.c": model_source(model),
         "test_model.c": test_source(model, recorded_inputs),
-        "Makefile": makefile(),
+        "Makefile": makefile(model.kernel),
         "README.md": readme(model, len(recorded_inputs)),
     }
 
 
-def makefile() -> str:
+def makefile(kernel: Kernel = PORTABLE) -> str:
     """The Makefile: ``make``, ``make test``, ``make test-sanitize``, ``make size``, ``make clean``."""
-    sources = " ".join(name for name in runtime_files() if name.endswith(".c"))
+    sources = " ".join(name for name in runtime_files(kernel) if name.endswith(".c"))
     return f"""# Set CC and CFLAGS for another machine: make CC=arm-none-eabi-gcc CFLAGS="-Os -mcpu=cortex-m7"
-CFLAGS ?= -O3 -march=native
+CFLAGS ?= {kernel.cflags}
 WARNINGS = {" ".join(WARNINGS)}
 SOURCES = model.c {sources}
 OBJECTS = $(SOURCES:.c=.o)
@@ -214,7 +218,7 @@ def _section_sizes(files: Mapping[str, str]) -> str:
     """What ``size`` says of the compiled objects, as a section of the README; empty without the tools."""
     if not has_compiler() or shutil.which("size") is None:
         return ""
-    sources = ["model.c", *(name for name in runtime_files() if name.endswith(".c"))]
+    sources = [name for name in files if name.endswith(".c") and name != "test_model.c"]
     with tempfile.TemporaryDirectory() as work:
         write_files(Path(work), files)
         objects = [str(Path(work) / f"{Path(name).stem}.o") for name in sources]

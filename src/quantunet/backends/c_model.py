@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from quantunet.backends.c_kernels import PORTABLE, Kernel
 from quantunet.backends.c_plan import (
-    SMALL,
     Plan,
     Tiling,
     filter_block,
@@ -49,6 +49,7 @@ class CModel:
 
     Args:
         prefix: of every name that other files see, so that several models link into one program.
+        kernel: the inner product that goes with it.
     """
 
     graph: IntegerGraph
@@ -57,6 +58,7 @@ class CModel:
     tiling: Tiling
     plan: Plan
     prefix: str
+    kernel: Kernel = PORTABLE
 
     def identifier(self, name: str) -> str:
         """A C identifier for the tensor ``name``, unique by its position."""
@@ -64,8 +66,15 @@ class CModel:
         return f"n{index}_{sanitise(name)}"
 
 
-def lay_out(graph: IntegerGraph, height: int, width: int, tiling: Tiling = SMALL, prefix: str = PREFIX) -> CModel:
-    """Check that C can hold ``graph`` and plan its memory.
+def lay_out(
+    graph: IntegerGraph,
+    height: int,
+    width: int,
+    tiling: Tiling | None = None,
+    prefix: str = PREFIX,
+    kernel: Kernel = PORTABLE,
+) -> CModel:
+    """Check that C can hold ``graph`` and plan its memory; ``tiling`` is the kernel's own if not given.
 
     Raises:
         GraphError: if the size does not fit, a format has no C storage, or the graph ends in no mask.
@@ -79,7 +88,8 @@ def lay_out(graph: IntegerGraph, height: int, width: int, tiling: Tiling = SMALL
     for name, fmt in graph.formats().items():
         if fmt == IntFormat(32, False):
             raise GraphError(f"tensor {name!r} is unsigned of 32 bits, which C arithmetic in int32 cannot hold: use 31")
-    return CModel(graph, height, width, tiling, plan(graph, height, width, tiling), prefix)
+    tiling = tiling or kernel.tiling
+    return CModel(graph, height, width, tiling, plan(graph, height, width, tiling), prefix, kernel)
 
 
 def sanitise(name: str) -> str:
@@ -101,9 +111,10 @@ def code_dtype(fmt: IntFormat) -> np.dtype[Any]:
 def tiling_header(tiling: Tiling) -> str:
     """``qn_tiling.h``: the tiling that the runtime and the sizes of the scratch arrays share."""
     return (
-        "/* How many pixels a convolution works on at a time, and what patches are padded to (a vector's codes). */\n"
+        "/* Pixels worked on at a time, the multiple that patches are padded to, the bits of a code in them. */\n"
         "#ifndef QN_TILING_H\n#define QN_TILING_H\n\n"
-        f"#define QN_TILE_PIXELS {tiling.pixels}\n#define QN_LANES {tiling.lanes}\n\n#endif\n"
+        f"#define QN_TILE_PIXELS {tiling.pixels}\n#define QN_LANES {tiling.lanes}\n"
+        f"#define QN_PATCH_BITS {tiling.patch_bits}\n\n#endif\n"
     )
 
 
@@ -203,8 +214,8 @@ def _memory(model: CModel) -> str:
     lines = [f"static uint8_t arena[{model.prefix.upper()}_ARENA_BYTES];"]
     if model.graph.weight_nodes():
         lines += [
-            f"static int8_t scratch_filters[{scratch.filters}];",
-            f"static uint8_t scratch_patches[{scratch.patches}];",
+            f"static qn_filter_code scratch_filters[{scratch.filters}];",
+            f"static qn_patch_code scratch_patches[{scratch.patches}];",
             f"static int32_t scratch_acc[{scratch.acc}];",
             f"static int32_t scratch_corrections[{scratch.corrections}];",
             *([f"static int32_t scratch_wide[{scratch.wide}];"] if scratch.wide else []),

@@ -33,6 +33,8 @@ class Tiling:
         pixels: pixels whose patches are gathered together, even.
         filters: filters whose weights are expanded together, a multiple of 4.
         lanes: patches are padded to a multiple of this many codes, the width of the machine's vectors.
+        patch_bits: of an activation in a patch and of an expanded weight: 8, u8 x s8, where signed inputs enter 128
+            larger; or 16, s16 x s16, without an offset. It belongs to the kernel (see qn_product.h).
 
     Raises:
         ValueError: if a number is not as said.
@@ -41,10 +43,13 @@ class Tiling:
     pixels: int = 4
     filters: int = 8
     lanes: int = 4
+    patch_bits: int = 8
 
     def __post_init__(self) -> None:
         if self.pixels < 4 or self.pixels % 2 or self.filters < 4 or self.filters % 4 or self.lanes < 1:
             raise ValueError(f"{self} needs an even number of pixels >= 4, filters in fours, and a lane")
+        if self.patch_bits not in (8, 16):
+            raise ValueError(f"{self} needs 8 or 16 bits a code")
 
 
 SMALL = Tiling()
@@ -69,18 +74,23 @@ class Lifetime:
 
 @dataclass(frozen=True)
 class Scratch:
-    """Elements of the arrays that all convolutions share, named as in ``qn_scratch``."""
+    """Elements of the arrays that all convolutions share, named as in ``qn_scratch``.
+
+    Args:
+        patch_bits: of one element of ``filters`` and ``patches``.
+    """
 
     filters: int = 0
     patches: int = 0
     wide: int = 0
     acc: int = 0
     corrections: int = 0
+    patch_bits: int = 8
 
     @property
     def size_bytes(self) -> int:
         """Bytes of all arrays together."""
-        return self.filters + self.patches + 4 * (self.wide + self.acc + self.corrections)
+        return (self.filters + self.patches) * self.patch_bits // 8 + 4 * (self.wide + self.acc + self.corrections)
 
 
 @dataclass(frozen=True)
@@ -186,7 +196,7 @@ def needs_wide_patches(node: WeightNode, source: IntFormat) -> bool:
 
 def _scratch(graph: IntegerGraph, tiling: Tiling) -> Scratch:
     formats, fused = graph.formats(), fused_heads(graph)
-    needs = [Scratch()]
+    needs = [Scratch(patch_bits=tiling.patch_bits)]
     for node in graph.weight_nodes():
         positions, length = (4, node.weight.shape[1]) if isinstance(node, ConvTranspose2d) else (1, node.weight[0].size)
         stride = _rounded(length, tiling.lanes)

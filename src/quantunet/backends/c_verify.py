@@ -19,12 +19,12 @@ from quantunet.backends.c_build import (
     CompilerError,
     accepts,
     compile_sources,
-    runtime_files,
     write_files,
 )
 from quantunet.backends.c_code import project_files
+from quantunet.backends.c_kernels import PORTABLE, Kernel
 from quantunet.backends.c_model import CModel, code_dtype, lay_out, stored_tensors
-from quantunet.backends.c_plan import SMALL, Tiling
+from quantunet.backends.c_plan import Tiling
 from quantunet.ir import interpreter
 from quantunet.ir.graph import IntegerGraph
 
@@ -72,7 +72,11 @@ class FloatCheck:
 
 
 def verify_c(
-    graph: IntegerGraph, inputs: Iterable[NDArray[np.integer]], sanitize: bool = True, tiling: Tiling = SMALL
+    graph: IntegerGraph,
+    inputs: Iterable[NDArray[np.integer]],
+    sanitize: bool = True,
+    tiling: Tiling | None = None,
+    kernel: Kernel = PORTABLE,
 ) -> Proof:
     """Compile the exported project as a program of its own, run every input, compare every code of every tensor.
 
@@ -92,7 +96,7 @@ def verify_c(
     compared = differing = arena_bytes = images = 0
     first = ""
     for (height, width), group in groups.items():
-        model = lay_out(graph, height, width, tiling)
+        model = lay_out(graph, height, width, tiling, kernel=kernel)
         arena_bytes = max(arena_bytes, model.plan.arena_bytes)
         with tempfile.TemporaryDirectory(prefix="quantunet-verify-") as name:
             program = _compile_program(model, Path(name), sanitize)
@@ -117,7 +121,7 @@ def float_free(out_dir: str | Path) -> FloatCheck:
     Raises:
         CompilerMissing: if there is no C compiler.
     """
-    sources = ["model.c", *(name for name in runtime_files() if name.endswith(".c"))]
+    sources = sorted(file.name for file in Path(out_dir).glob("*.c") if file.name != "test_model.c")
     with tempfile.TemporaryDirectory(prefix="quantunet-float-") as name:
         work = Path(name)
         shutil.copytree(out_dir, work, dirs_exist_ok=True)

@@ -1,16 +1,14 @@
 /* Convolution: expand a block of filters once, gather the patches of a tile of pixels, multiply, finish.
  *
- * Signed bytes enter the product as unsigned ones, 128 larger; what that adds is known by filter and is taken off again.
- * One product loop, unsigned by signed bytes, then serves every input of a byte. The exporter uses it only where
- * 255 x the sum of a filter's absolute weights stays below 2^31.
+ * The product is the processor's own (qn_product.h). Where it takes unsigned bytes, signed ones enter 128 larger; what
+ * that adds is known by filter and is taken off again. One product then serves every input of a byte. The exporter uses
+ * it only where 255 x the sum of a filter's absolute weights stays below 2^31.
  */
 #include <string.h>
 
 #include "qn_codes.h"
+#include "qn_product.h"
 #include "qn_runtime.h"
-#include "qn_tiling.h"
-
-#define SIGN_OFFSET 128
 
 typedef struct {
     const qn_conv2d *node;
@@ -29,8 +27,8 @@ static int32_t round_up(int32_t value, int32_t multiple)
 }
 
 /* Expands one filter into `positions` rows of `length` codes, `distance` apart; sums[p * sum_distance] is row p's sum. */
-static const uint8_t *filter_expand_s8(const uint8_t *packed, int32_t bit_width, int32_t positions, int32_t length,
-                                       int8_t *rows, size_t distance, int32_t *sums, int32_t sum_distance)
+static const uint8_t *filter_expand(const uint8_t *packed, int32_t bit_width, int32_t positions, int32_t length,
+                                    qn_filter_code *rows, size_t distance, int32_t *sums, int32_t sum_distance)
 {
     const uint32_t mask = ((uint32_t)1 << bit_width) - 1;
     const int32_t sign = (int32_t)1 << (bit_width - 1);
@@ -38,7 +36,7 @@ static const uint8_t *filter_expand_s8(const uint8_t *packed, int32_t bit_width,
     int32_t available = 0;
 
     for (int32_t p = 0; p < positions; p++) {
-        int8_t *row = rows + (size_t)p * distance;
+        qn_filter_code *row = rows + (size_t)p * distance;
         int32_t sum = 0;
         for (int32_t k = 0; k < length; k++) {
             if (available < bit_width) {
@@ -48,7 +46,7 @@ static const uint8_t *filter_expand_s8(const uint8_t *packed, int32_t bit_width,
             const int32_t code = ((int32_t)(window & mask) ^ sign) - sign;
             window >>= bit_width;
             available -= bit_width;
-            row[k] = (int8_t)code;
+            row[k] = (qn_filter_code)code;
             sum += code;
         }
         sums[p * sum_distance] = sum;
@@ -59,18 +57,18 @@ static const uint8_t *filter_expand_s8(const uint8_t *packed, int32_t bit_width,
 static const uint8_t *block_expand(const block *b, const uint8_t *packed, int32_t positions)
 {
     const size_t plane = (size_t)b->filter_rows * (size_t)b->patch_stride;
+    qn_filter_code *filters = b->scratch->filters;
     int32_t *corrections = b->scratch->corrections;
 
-    memset(b->scratch->filters, 0, (size_t)positions * plane);
+    memset(filters, 0, (size_t)positions * plane * sizeof *filters);
     for (int32_t f = 0; f < b->filters; f++) {
-        packed = filter_expand_s8(packed, b->node->bit_width[b->first + f], positions, b->patch_length,
-                                  b->scratch->filters + (size_t)f * (size_t)b->patch_stride, plane, corrections + f,
-                                  b->filter_rows);
+        packed = filter_expand(packed, b->node->bit_width[b->first + f], positions, b->patch_length,
+                               filters + (size_t)f * (size_t)b->patch_stride, plane, corrections + f, b->filter_rows);
     }
     for (int32_t p = 0; p < positions; p++) {
         for (int32_t f = 0; f < b->filters; f++) {
             const int32_t sum = corrections[p * b->filter_rows + f];
-            corrections[p * b->filter_rows + f] = b->x->storage == QN_S8 ? SIGN_OFFSET * sum : 0;
+            corrections[p * b->filter_rows + f] = b->x->storage == QN_S8 ? QN_SIGN_OFFSET * sum : 0;
         }
     }
     return packed;
@@ -96,21 +94,38 @@ static void patch_gather_row(const block *b, int32_t row, int32_t column, uint8_
     memset(bytes + (size_t)end * pixel_bytes, 0, (size_t)(columns - end) * pixel_bytes);
 }
 
-static void tile_gather_u8(const block *b, int32_t y, int32_t x0, int32_t pixels)
+/* One kernel row as the product takes it. */
+static void patch_gather_codes(const block *b, int32_t row, int32_t column, qn_patch_code *patch)
+{
+    const int32_t row_length = b->node->kernel_width * b->x->channels;
+#if QN_PATCH_BITS == 16
+    uint8_t *bytes = (uint8_t *)patch + row_length; /* the upper half of its own place, spread from the front */
+    const int8_t *codes_s8 = (const int8_t *)bytes;
+
+    patch_gather_row(b, row, column, bytes);
+    for (int32_t k = 0; k < row_length; k++) {
+        patch[k] = b->x->storage == QN_S8 ? codes_s8[k] : bytes[k];
+    }
+#else
+    patch_gather_row(b, row, column, patch);
+    if (b->x->storage == QN_S8) {
+        for (int32_t k = 0; k < row_length; k++) {
+            patch[k] ^= QN_SIGN_OFFSET;
+        }
+    }
+#endif
+}
+
+static void tile_gather(const block *b, int32_t y, int32_t x0, int32_t pixels)
 {
     const qn_conv2d *node = b->node;
     const int32_t row_length = node->kernel_width * b->x->channels;
 
     for (int32_t p = 0; p < pixels; p++) {
-        uint8_t *patch = b->scratch->patches + (size_t)p * (size_t)b->patch_stride;
+        qn_patch_code *patch = b->scratch->patches + (size_t)p * (size_t)b->patch_stride;
         for (int32_t i = 0; i < node->kernel_height; i++) {
-            patch_gather_row(b, y * node->stride - node->padding + i, (x0 + p) * node->stride - node->padding,
-                             patch + i * row_length);
-        }
-        if (b->x->storage == QN_S8) {
-            for (int32_t k = 0; k < b->patch_length; k++) {
-                patch[k] ^= SIGN_OFFSET;
-            }
+            patch_gather_codes(b, y * node->stride - node->padding + i, (x0 + p) * node->stride - node->padding,
+                               patch + i * row_length);
         }
     }
 }
@@ -124,48 +139,19 @@ static void tile_gather_s32(const block *b, int32_t y, int32_t x0, int32_t pixel
     for (int32_t p = 0; p < pixels; p++) {
         int32_t *patch = b->scratch->wide + (size_t)p * (size_t)b->patch_stride;
         for (int32_t i = 0; i < node->kernel_height; i++) {
-            patch_gather_row(b, y * node->stride - node->padding + i, (x0 + p) * node->stride - node->padding,
-                             b->scratch->patches);
-            qn_codes_load_s32(b->scratch->patches, b->x->storage, patch + i * row_length, row_length);
+            uint8_t *bytes = (uint8_t *)b->scratch->patches;
+            patch_gather_row(b, y * node->stride - node->padding + i, (x0 + p) * node->stride - node->padding, bytes);
+            qn_codes_load_s32(bytes, b->x->storage, patch + i * row_length, row_length);
         }
     }
 }
 
-/* acc[p][f] = sum over k of patches[p][k] x filters[f][k]: four filters and two pixels at a time. */
-static void tile_multiply_u8(const uint8_t *patches, const int8_t *filters, size_t blocks_of_lanes, int32_t filter_rows,
-                             int32_t pixels, int32_t *acc)
-{
-    const size_t length = blocks_of_lanes * QN_LANES; /* so the compiler sees the multiple */
-
-    for (int32_t f = 0; f < filter_rows; f += 4) {
-        const int8_t *w0 = filters + (size_t)f * length, *w1 = w0 + length, *w2 = w1 + length, *w3 = w2 + length;
-        for (int32_t p = 0; p < pixels; p += 2) {
-            const uint8_t *x0 = patches + (size_t)p * length, *x1 = x0 + length;
-            int32_t a0 = 0, a1 = 0, a2 = 0, a3 = 0, b0 = 0, b1 = 0, b2 = 0, b3 = 0;
-            for (size_t k = 0; k < length; k++) {
-                a0 += (int32_t)x0[k] * w0[k];
-                a1 += (int32_t)x0[k] * w1[k];
-                a2 += (int32_t)x0[k] * w2[k];
-                a3 += (int32_t)x0[k] * w3[k];
-                b0 += (int32_t)x1[k] * w0[k];
-                b1 += (int32_t)x1[k] * w1[k];
-                b2 += (int32_t)x1[k] * w2[k];
-                b3 += (int32_t)x1[k] * w3[k];
-            }
-            int32_t *out = acc + p * filter_rows + f;
-            out[0] = a0, out[1] = a1, out[2] = a2, out[3] = a3;
-            out += filter_rows;
-            out[0] = b0, out[1] = b1, out[2] = b2, out[3] = b3;
-        }
-    }
-}
-
-static void tile_multiply_s32(const block *b, const int8_t *filters, int32_t pixels)
+static void tile_multiply_s32(const block *b, const qn_filter_code *filters, int32_t pixels)
 {
     for (int32_t p = 0; p < pixels; p++) {
         const int32_t *patch = b->scratch->wide + (size_t)p * (size_t)b->patch_stride;
         for (int32_t f = 0; f < b->filters; f++) {
-            const int8_t *filter = filters + (size_t)f * (size_t)b->patch_stride;
+            const qn_filter_code *filter = filters + (size_t)f * (size_t)b->patch_stride;
             int32_t sum = 0;
             for (int32_t k = 0; k < b->patch_length; k++) {
                 sum += patch[k] * filter[k];
@@ -218,16 +204,16 @@ static void tile_run(const block *b, int32_t y, int32_t x0, int32_t pixels)
     if (b->node->is_wide) {
         tile_gather_s32(b, y, x0, pixels);
     } else {
-        tile_gather_u8(b, y, x0, pixels);
+        tile_gather(b, y, x0, pixels);
     }
     for (int32_t position = 0; position < up * up; position++) {
-        const int8_t *filters = b->scratch->filters + (size_t)position * plane;
+        const qn_filter_code *filters = b->scratch->filters + (size_t)position * plane;
         const size_t row = (size_t)(y * up + position / up);
         if (b->node->is_wide) {
             tile_multiply_s32(b, filters, pixels);
         } else {
-            tile_multiply_u8(b->scratch->patches, filters, (size_t)(b->patch_stride / QN_LANES), b->filter_rows,
-                             pixels, b->scratch->acc);
+            qn_product_run(b->scratch->patches, filters, (size_t)b->patch_stride, b->filter_rows, pixels,
+                           b->scratch->acc);
         }
         for (int32_t p = 0; p < pixels; p++) {
             const size_t column = (size_t)((x0 + p) * up + position % up);

@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "qn_product.h"
+
 /* The machine integer of one code. Unsigned formats of 17 to 31 bits use QN_S32: their codes are the same bits. */
 typedef enum { QN_U8, QN_S8, QN_U16, QN_S16, QN_S32 } qn_storage;
 
@@ -49,11 +51,11 @@ typedef struct {
 
 /* Owned by the caller, shared by all nodes; the sizes are the exporter's (see model.c). */
 typedef struct {
-    int8_t *filters;      /* the expanded weights of one block */
-    uint8_t *patches;     /* QN_TILE_PIXELS patches of bytes */
-    int32_t *wide;        /* QN_TILE_PIXELS patches of 32 bits; unused without wide inputs */
-    int32_t *acc;         /* QN_TILE_PIXELS x filters */
-    int32_t *corrections; /* by kernel position and filter: what the offset of signed bytes added */
+    qn_filter_code *filters; /* the expanded weights of one block */
+    qn_patch_code *patches;  /* QN_TILE_PIXELS patches */
+    int32_t *wide;           /* QN_TILE_PIXELS patches of 32 bits; unused without wide inputs */
+    int32_t *acc;            /* QN_TILE_PIXELS x filters */
+    int32_t *corrections;    /* by kernel position and filter: what the offset of signed bytes added */
 } qn_scratch;
 
 void qn_conv2d_run(const qn_conv2d *node, const qn_tensor *x, uint8_t *out, qn_storage out_storage, int32_t out_height,

@@ -1,0 +1,28 @@
+"""The inner products that an exported project can carry: one C file and one line in ``KERNELS`` each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quantunet.backends.c_plan import SMALL, Tiling
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One implementation of ``qn_product.h``.
+
+    Args:
+        name: as users say it.
+        source: its file in ``c_runtime``; a project carries this one and none of the others.
+        tiling: what suits it; it says the width of the product's operands too.
+        cflags: what the project's Makefile compiles with by default.
+    """
+
+    name: str
+    source: str
+    tiling: Tiling = SMALL
+    cflags: str = "-O3 -march=native"
+
+
+PORTABLE = Kernel("portable", "qn_product_portable.c")
+KERNELS = {kernel.name: kernel for kernel in (PORTABLE,)}
