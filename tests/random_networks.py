@@ -69,7 +69,7 @@ def random_network(seed: int) -> tuple[nn.Module, np.ndarray]:
     signed_hidden = bool(rng.random() < 0.2)  # a signed hidden tensor has no ReLU in it
     assign_quantizers_(
         network,  # pyright: ignore[reportArgumentType]
-        lambda channels, axis: LearnedPowerOfTwo(channels, axis, True, channel_widths=bool(rng.random() < 0.8)),
+        lambda channels, axis: LearnedPowerOfTwo(channels, axis, True, group_size=_group_size(rng.random())),
         lambda signed: LearnedPowerOfTwo(None, 1, signed or signed_hidden),
     )
     multiple = network.size_multiple
@@ -82,6 +82,16 @@ def random_network(seed: int) -> tuple[nn.Module, np.ndarray]:
     return network.eval(), images
 
 
+def _by_channel(values: np.ndarray, quantizer: LearnedPowerOfTwo) -> np.ndarray:
+    """``values`` of the trainable widths, for each channel that has one of them."""
+    return values.repeat(quantizer.group_size)[: quantizer.channels] if values.ndim else values
+
+
+def _group_size(draw: float) -> int | None:
+    """How many channels share a width: mostly one, else two, three, or all."""
+    return 1 if draw < 0.6 else 2 if draw < 0.7 else 3 if draw < 0.8 else None
+
+
 @torch.no_grad()
 def _scramble(network: nn.Module, rng: np.random.Generator) -> None:
     """Trained-looking ranges: real-valued widths and exponents, away from what calibration chose."""
@@ -91,4 +101,4 @@ def _scramble(network: nn.Module, rng: np.random.Generator) -> None:
         loss = 8 - width  # fewer bits over the same range, or less of it
         moved = rng.uniform(-1.5, 1.5, quantizer.range_exponent.shape)
         quantizer.width.copy_(torch.as_tensor(width))
-        quantizer.range_exponent.add_(torch.as_tensor(moved - np.broadcast_to(loss, moved.shape) * rng.uniform(0, 1)))
+        quantizer.range_exponent.add_(torch.as_tensor(moved - _by_channel(loss, quantizer) * rng.uniform(0, 1)))

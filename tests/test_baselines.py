@@ -46,9 +46,9 @@ def test_every_baseline_runs_on_every_data_set() -> None:
             assert config.data == first.data
             assert config.training.float_phase == first.training.float_phase
             assert config.network.base_channels == first.network.base_channels
-            assert (config.budget is not None) == (config.name.endswith("2.5bit") or config.budget == "2.5bit")
-            if not config.quantizer.learns_widths:
-                assert config.budget is None
+            budget = config.name.rpartition("_")[2] if config.quantizer.name == "learned" else "2.5bit"
+            assert config.budget in (budget, None)
+            assert (config.budget is not None) == (config.quantizer.learns_widths and "small" not in config.name)
 
 
 @pytest.mark.parametrize("path", BASELINES, ids=lambda path: path.stem)

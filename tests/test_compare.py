@@ -178,6 +178,12 @@ def test_the_table_has_the_values_of_the_summaries(compared: dict[str, Any]) -> 
         assert int(row["change_cases"]) == len(differences) >= 3
         ratio = float(row["dice"]) / np.mean([s["float"]["dice"] for s in summaries])
         assert row["keeps_99"] == str(bool(ratio >= 0.99))
+        other = rows["uniform" if name == "learned" else "learned"]
+        smaller, better = (
+            float(other["stored_bytes"]) <= float(row["stored_bytes"]),
+            float(other["dice"]) >= float(row["dice"]),
+        )
+        assert row["dominated_by"] == (other["system"] if smaller and better else "")
     assert float(rows["uniform"]["weight_bits_by_parameter"]) == 5
     assert max(float(row["dice"]) for row in rows.values()) > 0.1, "a table of zeros would prove nothing"
     floats = [read(path) for path in (out / "float").glob("*/summary.json")]

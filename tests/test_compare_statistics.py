@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from quantunet.compare.statistics import keeps, paired_change, pareto_front, t_interval95, wilcoxon_p
+from quantunet.compare.statistics import dominator, keeps, paired_change, pareto_front, t_interval95, wilcoxon_p
 
 
 def test_t_interval() -> None:
@@ -67,3 +67,10 @@ def test_front_is_what_no_other_point_dominates() -> None:
         return any(c <= p[0] and s >= p[1] and (c, s) != p for c, s in points)
 
     assert front == {p for p in points if not dominated(p)}
+
+
+def test_a_dominator_costs_no_more_and_scores_no_less() -> None:
+    points = [(4.0, 0.9), (1.0, 0.5), (2.0, 0.8), (2.0, 0.7), (3.0, 0.8), (8.0, 0.9), (2.0, 0.8)]
+    assert [dominator(points, place) for place in range(7)] == [None, None, None, 2, 2, 0, None]
+    front = {points[place] for place in pareto_front(points)}
+    assert {point for place, point in enumerate(points) if dominator(points, place) is None} == front

@@ -90,8 +90,26 @@ def test_widths_round_in_use_and_freeze_as_asked() -> None:
     assert quantizer.bit_width.tolist() == [2, 2, 4, 7], "what is frozen stays"
 
 
+def test_one_width_for_groups_of_channels() -> None:
+    quantizer = LearnedPowerOfTwo(5, 0, True, min_bit_width=0, group_size=2)
+    assert quantizer.width.shape == (3,)
+    quantizer.width.data = torch.tensor([4.0, 0.2, 3.0])
+    assert quantizer.bit_width.tolist() == [4, 4, 0, 0, 3]
+    assert quantizer.frozen_bit_width(torch.tensor([0.0, 1.0, 0.6])).tolist() == [4, 4, 1, 1, 3]
+    assert quantizer.by_width(quantizer.bit_width).tolist() == [4, 0, 3]
+    assert quantizer.averaged(torch.tensor([1.0, 3.0, 5.0, 6.0, 9.0])).tolist() == [2.0, 2.0, 5.5, 5.5, 9.0]
+    quantizer(torch.randn(5, 2, 3, 3)).square().sum().backward()
+    assert quantizer.width.grad is not None
+    quantizer.silence_(1)
+    assert quantizer.bit_width.tolist() == [0, 0, 0, 0, 3]
+    quantizer.silence_(4)
+    assert quantizer.bit_width.tolist() == [0, 0, 1, 1, 0], "the widest group stays"
+    quantizer.freeze_bit_width_(0.5)
+    assert quantizer.bit_width.tolist() == [0, 0, 1, 1, 0]
+
+
 def test_one_width_for_all_channels() -> None:
-    quantizer = of_weights(channel_widths=False)
+    quantizer = of_weights(group_size=None)
     w = weights()
     quantizer.calibrate(w)
     assert quantizer.width.shape == ()

@@ -29,7 +29,7 @@ def network(channel_widths: bool = True) -> UNet:
     fold_batch_norm_(net)
     assign_quantizers_(
         net,
-        lambda channels, axis: LearnedPowerOfTwo(channels, axis, True, channel_widths=channel_widths),
+        lambda channels, axis: LearnedPowerOfTwo(channels, axis, True, group_size=1 if channel_widths else None),
         lambda signed: LearnedPowerOfTwo(None, 1, signed),
     )
     calibrate_(net, [torch.randn(1, 1, 16, 16)])

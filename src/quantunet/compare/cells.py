@@ -35,6 +35,7 @@ def columns(table: DataTable) -> list[str]:
         "Ratio",
         "GBOPs",
         "Time, min",
+        "Dominated by",
         *(f"≥\u00a0{gate_name(gate)}" for gate in GATES),
     ]
 
@@ -58,6 +59,7 @@ def cells(row: Row, table: DataTable) -> list[Cell]:
         Cell(MISSING if row.ratio is None else f"{row.ratio:.1f}\u00d7"),
         Cell(number(None if row.bops is None else row.bops / 1e9, 2)),
         Cell(number(None if row.time_s is None else row.time_s / 60, 1)),
+        Cell(row.dominated_by or ""),
         *(Cell({True: "yes", False: "no", None: ""}[row.keeps.get(gate_name(gate))]) for gate in GATES),
     ]
 
@@ -101,7 +103,8 @@ def conventions(table: DataTable) -> str:
         f"Dice: mean over the seeds{'; ' if intervals else ''}{'; '.join(intervals)}. "
         "Change: by case against the float network that the run started from, the seeds of a case averaged, "
         "with its 95 % bootstrap interval over the n cases; p: Wilcoxon signed-rank over the same n cases, two-sided. "
-        "The last columns: whether the mean Dice keeps that share of its float networks'. "
+        "Dominated by: the integer model with the best Dice among those with no more bytes, where that is no less than "
+        "this one's. The last columns: whether the mean Dice keeps that share of its float networks'. "
         "Bytes of integer models are lengths of real files; ratio: float32 bytes to the file's. "
         "BOPs of one image of the test size: MACs \u00d7 weight bits \u00d7 activation bits. "
         "Time is without a float phase that several runs share: that stands in the float row."

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from quantunet.compare.plan import Job, Plan, Systems, state_of
-from quantunet.compare.statistics import GATES, PairedChange, keeps, paired_change, t_interval95
+from quantunet.compare.statistics import GATES, PairedChange, dominator, keeps, paired_change, t_interval95
 from quantunet.errors import UserError
 from quantunet.report.tables import case_value
 from quantunet.summary import is_simulated
@@ -42,6 +42,7 @@ class Row:
         simulated: measured without an integer form; its bytes are by formula.
         packed_bytes: of the weights; ``file_bytes`` of the whole model file, None where there is none.
         stored_bytes: the file's, or by formula where there is none: what ``ratio`` and the plot use.
+        dominated_by: of the systems with an integer form, the best that has at least this Dice at no more stored bytes.
         keeps: by gate, whether the mean Dice is at least that share of the float networks'.
         time_s: without a float phase that was taken over.
         missing: seed -> why it is not in the means.
@@ -65,6 +66,7 @@ class Row:
     stored_bytes: float | None
     ratio: float | None
     bops: float | None
+    dominated_by: str | None
     keeps: Mapping[str, bool]
     time_s: float | None
     missing: Mapping[int, str]
@@ -137,6 +139,7 @@ def _table(
             floats.append((own_floats, config))
         if config.quantizer.name != "float":  # those are the float row
             rows.append(_row(config.name, "system", jobs, out, failed))
+    rows = _with_dominators(rows)
     floats.sort(key=lambda each: -users.count(each[0]))  # the one that most systems start from needs no addition
     float_rows = [
         _row(f"float32 of {config.name}" if place else "float32", "float", jobs, out, failed)
@@ -204,6 +207,7 @@ def _row(name: str, kind: Kind, jobs: Sequence[Job], out: Path, failed: Mapping[
         stored_bytes=_mean(stored),
         ratio=_mean([size.get("ratio") for size in sizes]),
         bops=_mean([cost.get("bops") for cost in costs]),
+        dominated_by=None,  # known once all rows are
         keeps={
             gate_name(gate): keeps(float(np.mean(dice)), float(np.mean(float_dice)), gate)
             for gate in GATES
@@ -216,6 +220,20 @@ def _row(name: str, kind: Kind, jobs: Sequence[Job], out: Path, failed: Mapping[
             for each, value, size, cost in zip(finished, dice, stored, costs, strict=True)
         ),
     )
+
+
+def _with_dominators(rows: Sequence[Row]) -> list[Row]:
+    """Rows with ``dominated_by``; a row that lacks seeds dominates none, and says nothing."""
+    whole = [row for row in rows if row.points and not row.missing]
+    points = [(row.stored_bytes or 0.0, row.dice or 0.0) for row in whole]
+    exact = [place for place, row in enumerate(whole) if not row.simulated]
+    named: dict[str, str] = {}
+    for place, row in enumerate(whole):
+        rivals = [place, *(each for each in exact if each != place)]
+        best = dominator([points[each] for each in rivals], 0)
+        if best is not None:
+            named[row.name] = whole[rivals[best]].name
+    return [replace(row, dominated_by=named.get(row.name)) for row in rows]
 
 
 def _float_part(summary: dict[str, Any]) -> dict[str, Any]:

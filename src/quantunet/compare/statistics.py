@@ -101,3 +101,12 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
             front.append(place)
             best = points[place][1]
     return front
+
+
+def dominator(points: Sequence[tuple[float, float]], place: int) -> int | None:
+    """Place of the best-scoring point that dominates point ``place`` of (cost, score): it costs no more and scores no
+    less, one of them strictly. None on the front.
+    """
+    cost, score = points[place]
+    others = [i for i, (c, s) in enumerate(points) if c <= cost and s >= score and (c, s) != (cost, score)]
+    return max(others, key=lambda i: (points[i][1], -points[i][0]), default=None)

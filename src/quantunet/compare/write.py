@@ -129,6 +129,7 @@ def _flat(row: Row) -> dict[str, Any]:
         "ratio": row.ratio,
         "bops": row.bops,
         "time_s": row.time_s,
+        "dominated_by": row.dominated_by,
         "keeps_99": row.keeps.get(gate_name(GATES[0])),
         "keeps_99_9": row.keeps.get(gate_name(GATES[1])),
         "missing_seeds": " ".join(map(str, row.missing)),

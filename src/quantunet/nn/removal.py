@@ -56,8 +56,9 @@ def _select_(layer: ConvLayer, inputs: Tensor, outputs: Tensor, optimizer: torch
         if layer.conv.bias is not None:
             _index_(layer.conv.bias, 0, outputs, optimizer)
         assert layer.weight_quantizer is not None
+        widths = layer.weight_quantizer.by_width(outputs)
         for values in _by_channel(layer.weight_quantizer):
-            _index_(values, 0, outputs, optimizer)
+            _index_(values, 0, outputs if len(values) == len(outputs) else widths, optimizer)
     layer.resize_()
 
 

@@ -162,7 +162,7 @@ def shifts_within(network: UNet, shift: float, fits: Callable[[WidthOf], bool]) 
         if shifts.dim() == 0:
             ties += [(quantizer, ())] if bool(moved.any()) else []
         else:
-            ties += [(quantizer, (int(channel),)) for channel in moved.nonzero().flatten()]
+            ties += [(quantizer, (int(place),)) for place in quantizer.by_width(moved).nonzero().flatten()]
 
     def raised(count: int) -> dict[Quantizer, Tensor]:
         shifts = {quantizer: values.clone() for quantizer, values in plain.items()}

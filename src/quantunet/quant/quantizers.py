@@ -103,8 +103,16 @@ class Quantizer(nn.Module, abc.ABC):
         """Hold every width at one bit or more: for a layer whose channels cannot be removed."""
 
     def silence_(self, channel: int) -> None:
-        """Set a width to 0, unless it is the last one above."""
+        """Set the width of ``channel``, and of those that share it, to 0, unless it is the last one above."""
         raise NotImplementedError("only where channels can vanish")
+
+    def by_width(self, values: Tensor) -> Tensor:
+        """Of ``values`` by channel, alike where channels share a width: one for each trainable width."""
+        return values
+
+    def averaged(self, values: Tensor) -> Tensor:
+        """(channels,): the mean of ``values`` over the channels that share a width with this one."""
+        return values
 
     def set_progress_(self, share: float) -> None:
         """Called before every step of training with the share of the steps done, 0 to 1: for values under a schedule.
@@ -148,7 +156,8 @@ class LearnedPowerOfTwo(Quantizer):
         bit_width: width at the start.
         min_bit_width, max_bit_width: bounds of the trainable width; with 0, a channel may vanish, all but one of them.
         trainable: whether the width is trained; a fixed one makes the ``uniform`` baseline.
-        channel_widths: one width a channel, else one for all channels (the exponents are by channel in both cases).
+        group_size: so many channels in order share a width, the last group may be smaller; None: all of them do. The
+            exponents are by channel in all cases. A group vanishes as one.
     """
 
     width: Tensor
@@ -164,10 +173,11 @@ class LearnedPowerOfTwo(Quantizer):
         min_bit_width: int = 1,
         max_bit_width: int = 8,
         trainable: bool = True,
-        channel_widths: bool = True,
+        group_size: int | None = 1,
     ) -> None:
         super().__init__(channels, channel_axis, signed)
-        self.can_vanish = min_bit_width == 0 and channels is not None and channel_widths
+        self.can_vanish = min_bit_width == 0 and channels is not None and group_size is not None
+        self.group_size = group_size or channels or 1
         self.min_bit_width, self.max_bit_width = (
             min_bit_width if self.can_vanish else max(min_bit_width, 1),
             max_bit_width,
@@ -176,18 +186,30 @@ class LearnedPowerOfTwo(Quantizer):
         if self.can_vanish:
             self.register_buffer("importance", torch.zeros(shape))
         self.range_exponent = nn.Parameter(torch.zeros(shape))
-        width = torch.full(shape if channel_widths else (), float(bit_width))
+        groups = () if channels is None or group_size is None else (-(-channels // group_size),)
+        width = torch.full(groups, float(bit_width))
         if trainable:
             self.width = nn.Parameter(width)
         else:
             self.register_buffer("width", width)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        exponent, width = round_ste(self.range_exponent) - round_ste(self.width), self._full(self.width)
+        width = self._full(self.width)
+        exponent = round_ste(self.range_exponent) - round_ste(width)
         return fake_quantize(x, self.along_channels(exponent), self.along_channels(width), self.signed)
 
     def _full(self, width: Tensor) -> Tensor:
-        return width.expand(self.range_exponent.shape)
+        if width.dim() == 0 or len(width) == len(self.range_exponent):
+            return width.expand(self.range_exponent.shape)
+        return width.repeat_interleave(self.group_size)[: len(self.range_exponent)]
+
+    def by_width(self, values: Tensor) -> Tensor:  # noqa: D102
+        return values if values.dim() == 0 else values[:: self.group_size]
+
+    def averaged(self, values: Tensor) -> Tensor:  # noqa: D102
+        groups = torch.arange(len(values), device=values.device) // self.group_size
+        sums = values.new_zeros(int(groups[-1]) + 1).index_add(0, groups, values)
+        return (sums / groups.bincount())[groups]
 
     @property
     def exponent(self) -> Tensor:
@@ -214,7 +236,7 @@ class LearnedPowerOfTwo(Quantizer):
 
     @torch.no_grad()
     def silence_(self, channel: int) -> None:  # noqa: D102
-        self.width[channel] = 0.0
+        self.width[channel // self.group_size] = 0.0
         self.project_()
 
     @property
@@ -251,5 +273,6 @@ class LearnedPowerOfTwo(Quantizer):
     @torch.no_grad()
     def freeze_bit_width_(self, shift: float | Tensor) -> None:  # noqa: D102
         frozen = self.frozen_bit_width(shift).clone()
+        self.group_size = 1
         del self.width
         self.register_buffer("width", frozen)

@@ -123,4 +123,6 @@ def _build_ranged(
         case "hgq":
             return HgqQuantizer(channels, axis, signed, **widths, **by_channel)
         case _:
-            return LearnedPowerOfTwo(channels, axis, signed, **widths, **by_channel, trainable=config.name == "learned")
+            group_size = {"channel": 1, "group": config.group_size, "layer": None}[config.per]
+            trainable = config.name == "learned"
+            return LearnedPowerOfTwo(channels, axis, signed, **widths, group_size=group_size, trainable=trainable)

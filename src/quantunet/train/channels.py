@@ -30,7 +30,7 @@ def update_importance_(network: UNet) -> None:
         change = (weight * weight.grad).transpose(0, layer.out_channel_axis).flatten(1).sum(1)
         if bias is not None and bias.grad is not None:
             change += bias * bias.grad
-        quantizer.importance.lerp_(change.square(), 1 / AVERAGED_STEPS)
+        quantizer.importance.lerp_(quantizer.averaged(change.square()), 1 / AVERAGED_STEPS)
 
 
 def mac_costs(network: UNet) -> dict[str, float]:

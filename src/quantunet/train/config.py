@@ -47,7 +47,10 @@ class WidthConfig(_Section):
 
     bit_width: int = Field(default=8, ge=1, le=8, description="width at the start; for `uniform`, the width")
     min_bit_width: int = Field(
-        default=1, ge=0, le=8, description="of weights by channel under `learned` 0, unless stated: channels may vanish"
+        default=1,
+        ge=0,
+        le=8,
+        description="of weights under `learned` 0, unless stated or by layer: channels may vanish",
     )
     max_bit_width: int = Field(default=8, ge=1, le=8)
     integer_bits: int | None = Field(default=None, ge=0, le=8, description="of `fixed_point`: i of Q_{i.f}")
@@ -75,8 +78,11 @@ class QuantizerConfig(_Section):
     )
     weight: WidthConfig = WidthConfig()
     activation: WidthConfig = WidthConfig()
-    per: Literal["channel", "layer"] = Field(
-        default="channel", description="one width for each output channel, or layer"
+    per: Literal["channel", "group", "layer"] = Field(
+        default="channel", description="one width for each output channel, group of channels (`learned`), or layer"
+    )
+    group_size: int = Field(
+        default=4, ge=2, le=64, description="of `per: group`: output channels that share a width, and vanish together"
     )
     saturate: bool = Field(default=False, description="of `fixed_point`: round and saturate, where the paper wraps")
     power_of_two: bool = Field(default=True, description="of `dq`: the step is a power of two, so lowers exactly")
@@ -92,11 +98,7 @@ class QuantizerConfig(_Section):
     @model_validator(mode="before")
     @classmethod
     def _channels_may_vanish(cls, raw: Any) -> Any:
-        if (
-            not isinstance(raw, dict)
-            or raw.get("name", "learned") != "learned"
-            or raw.get("per", "channel") != "channel"
-        ):
+        if not isinstance(raw, dict) or raw.get("name", "learned") != "learned" or raw.get("per", "channel") == "layer":
             return raw
         weight = raw.get("weight", {})
         return raw | {"weight": {"min_bit_width": 0} | weight} if isinstance(weight, dict) else raw
@@ -112,8 +114,10 @@ class QuantizerConfig(_Section):
             raise ValueError("float_layers and int8_layers exclude each other: leave one of them at none")
         if self.activation.min_bit_width < 1:
             raise ValueError("activation.min_bit_width is 0: activations have 1 bit at the least, only weights vanish")
-        if self.weight.min_bit_width < 1 and not (self.name == "learned" and self.per == "channel"):
-            raise ValueError("weight.min_bit_width is 0: that needs `name: learned` and `per: channel`")
+        if self.per == "group" and self.name not in ("learned", "uniform"):
+            raise ValueError("per is 'group': that needs `name: learned`; take channel or layer")
+        if self.weight.min_bit_width < 1 and (self.name != "learned" or self.per == "layer"):
+            raise ValueError("weight.min_bit_width is 0: that needs `name: learned`, and `per: channel` or `group`")
         return self
 
     @property
