@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from small_runs import SETTINGS, command, write_settings, write_small_data
 
 from quantunet import measures
 from quantunet.lower import lower
@@ -144,3 +147,22 @@ def test_sizes_by_formula_are_those_of_the_model_as_widths_change() -> None:
         real = widths.weight_bits(smaller) if budget.kind == "bits" else amount(budget.kind, smaller)
         # biases and header of removed channels are measured again at the next refresh
         assert sizes.now(budget) == pytest.approx(real, rel=0.1 if budget.kind == "file" else 1e-6)
+
+
+def test_no_channel_goes_before_its_importance_is_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = []
+
+    def watched(net: UNet, *arguments: Any) -> None:
+        known.append(all(float(importance_of(net, name).max()) > 0 for name in list(weight_quantizers(net))[:-1]))
+        drop_channels_(net, *arguments)
+
+    monkeypatch.setattr("quantunet.train.size.drop_channels_", watched)
+    training = {**SETTINGS["training"], "qat": {"steps": 44, "learning_rate": 5e-3}}
+    config = write_settings(
+        tmp_path / "small.yaml", write_small_data(tmp_path / "data"), budget="macs=140k", training=training
+    )
+    status, _, error = command(capsys, "train", config, "--out", tmp_path / "run")
+    assert status == 0, error
+    assert known == [True] * 3, "after 20 and 40 steps, and at the freezing"

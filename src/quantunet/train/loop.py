@@ -205,7 +205,7 @@ def _run_phase(
                 remove_channels_(network, raw_optimizer)
             if sizes is not None and controllers:
                 if step % REMOVE_EVERY == 0:
-                    if may_remove:
+                    if may_remove and step > 0:  # at first, no channel's importance is known
                         sizes.drop_channels_(lambda budget: controllers[budget.kind].planned(step), raw_optimizer)  # noqa: B023
                     sizes.refresh()
                 bit_loss_weights = sizes.steer(controllers, step)
