@@ -9,7 +9,6 @@ Run: python benchmarks/qat_step.py [--rounds 40] [--threads N] [--cpu-time] [--r
 from __future__ import annotations
 
 import argparse
-import copy
 import platform
 import statistics
 import subprocess
@@ -28,6 +27,7 @@ from quantunet.train.build import build_float_network, build_quantized_network
 from quantunet.train.config import NetworkConfig, QuantizerConfig, load_config
 from quantunet.train.optim import build_optimizer
 from quantunet.train.run_dir import QAT_FILE
+from quantunet.train.teacher import build_teacher, teacher_logits
 
 KINDS = ("float", "learned", "distilled", "brevitas")
 """``distilled`` is ``learned`` with the float network's probabilities in the loss, which is the default."""
@@ -38,7 +38,7 @@ KINDS_OF_A_RUN = ("float", "learned", "distilled", "late", "late distilled")
 def build_step(kind: str, config: NetworkConfig, images: torch.Tensor, target: torch.Tensor, run: Path | None = None):
     """A function that does one whole optimizer step, as ``train/loop.py`` does it."""
     network: UNet = build_float_network(config, images.shape[1], 2, seed=0)
-    teacher = copy.deepcopy(network).eval() if "distilled" in kind else None
+    teacher = build_teacher(network, images.device) if "distilled" in kind else None
     if kind != "float":
         name = "brevitas" if kind == "brevitas" else "learned"
         network = build_quantized_network(network, QuantizerConfig(name=name), [images])
@@ -51,9 +51,7 @@ def build_step(kind: str, config: NetworkConfig, images: torch.Tensor, target: t
         logits = network(images)
         loss = segmentation_loss(logits, target).total
         if teacher is not None:
-            with torch.no_grad():
-                teacher_logits = teacher(images)
-            loss = loss + distillation_loss(logits, teacher_logits)
+            loss = loss + distillation_loss(logits, teacher_logits(teacher, images))
         if kind != "float":
             loss = loss + 0.1 * mean_bit_width(*widths.trainable_widths(network, "parameters"))
         loss.backward()

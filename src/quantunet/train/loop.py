@@ -36,6 +36,7 @@ from quantunet.train.processes import sum_over_processes
 from quantunet.train.progress import PhaseProgress
 from quantunet.train.run_dir import FLOAT_FILE, QAT_FILE, RESUME_FILE, RunDir, point_file
 from quantunet.train.size import Measures, Sizes
+from quantunet.train.teacher import build_teacher, teacher_logits
 
 CALIBRATION_BATCHES = 4
 REMOVE_EVERY = 20
@@ -93,7 +94,7 @@ def train(
 
     # 2. fold batch norm, quantize every layer, calibrate on a few training batches
     if config.loss.distillation > 0:
-        context.teacher = fabric.to_device(copy.deepcopy(float_network))
+        context.teacher = build_teacher(float_network, fabric.device)
     network = build_quantized_network(float_network, config.quantizer, _calibration_batches(config, data))
     sizes = _build_sizes(config, network, measures)
 
@@ -148,7 +149,7 @@ class _Context:
     console: Console
     resume: dict[str, Any]
     time_s: dict[str, float] = field(default_factory=dict)
-    teacher: torch.nn.Module | None = None
+    teacher: UNet | None = None
     """The float network, once it is trained: what the quantized one computes shall stay near it."""
 
 
@@ -280,9 +281,7 @@ def _backward(
     loss = segmentation_loss(logits, target, config.loss.bce, config.loss.dice, sum_over)
     total, bit_loss = loss.total, torch.zeros(())
     if context.teacher is not None:
-        with torch.no_grad(), fabric.autocast():
-            teacher_logits = context.teacher(images).float()
-        total = total + config.loss.distillation * distillation_loss(logits, teacher_logits)
+        total = total + config.loss.distillation * distillation_loss(logits, teacher_logits(context.teacher, images))
     for kind, weight in bit_loss_weights.items():
         term = bit_term(kind, network, config.bit_loss)
         bit_loss, total = bit_loss + term.detach(), total + weight * term

@@ -1,0 +1,40 @@
+"""The teacher computes what the float network computes, as nearly as its numbers allow, and trains nothing."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from quantunet.losses import distillation_loss
+from quantunet.nn.layers import conv_layers
+from quantunet.train import teacher as module
+from quantunet.train.build import build_float_network
+from quantunet.train.config import NetworkConfig
+from quantunet.train.teacher import build_teacher, teacher_logits
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("has_bfloat16", "tolerance"), [(False, 1e-5), (True, 0.03)])
+def test_teacher_says_what_the_float_network_says(
+    has_bfloat16: bool, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_multiplies_bfloat16", lambda device: has_bfloat16)
+    network = build_float_network(NetworkConfig(base_channels=4, levels=3), 2, 2, seed=0)
+    images = torch.randn(3, 2, 32, 32)
+    network(images)  # statistics of batch norm that are not those of a new network
+    network.eval()
+    before = copy.deepcopy(network.state_dict())
+    teacher = build_teacher(network, CPU)
+    assert all(layer.norm is None for layer in conv_layers(teacher).values())
+    logits = teacher_logits(teacher, images)
+    assert logits.dtype == torch.float32
+    # folding rounds anew in float32; bfloat16 has 8 bits of mantissa
+    difference = (logits.sigmoid() - network(images).sigmoid()).abs().max()
+    assert difference < tolerance
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    student = logits.clone().requires_grad_()
+    distillation_loss(student, logits).backward()
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
