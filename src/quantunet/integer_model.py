@@ -5,13 +5,15 @@ It runs as compiled C where a compiler is found, else in the NumPy interpreter; 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantunet.backends.c_runner import CEngine, has_compiler
+from quantunet.backends.c_build import has_compiler
+from quantunet.backends.host_engine import HostEngine
 from quantunet.data.normalize import Padding, normalize, pad_to_multiple, unpad
 from quantunet.data.sample import Sample
 from quantunet.errors import UserError
@@ -28,22 +30,26 @@ class IntegerModel:
     Args:
         graph: the model; its metadata hold "normalization" and "class_names".
         use_compiler: False for the interpreter; None for C where there is a compiler.
+        threads: that one mask is computed by; None for one a processor. The mask does not depend on it, and calls from
+            several threads may run side by side.
 
     Raises:
         UserError: if the metadata lack one of these.
     """
 
-    def __init__(self, graph: IntegerGraph, use_compiler: bool | None = None) -> None:
+    def __init__(self, graph: IntegerGraph, use_compiler: bool | None = None, threads: int | None = None) -> None:
         missing = [key for key in ("normalization", "class_names") if key not in graph.metadata]
         if missing:
             raise UserError(f"the model file does not say its {missing[0]}: it was not written by quantunet train")
         self.graph = graph
         self.class_names: tuple[str, ...] = tuple(graph.metadata["class_names"])
         self.uses_compiler = has_compiler() if use_compiler is None else use_compiler
-        self._engines: dict[tuple[int, int], CEngine] = {}
+        self._engine = (
+            HostEngine(graph, threads=threads or len(os.sched_getaffinity(0))) if self.uses_compiler else None
+        )
 
     @classmethod
-    def load(cls, path: Path | str) -> IntegerModel:
+    def load(cls, path: Path | str, threads: int | None = None) -> IntegerModel:
         """Read a model file, or the one in a run folder.
 
         Raises:
@@ -57,7 +63,7 @@ class IntegerModel:
                     f"{path.parent}: holds no {MODEL_FILE}: name a run folder whose training has ended (float runs "
                     "have none), or a model file"
                 )
-        return cls(read_model(path))
+        return cls(read_model(path), threads=threads)
 
     @property
     def backend(self) -> str:
@@ -84,12 +90,9 @@ class IntegerModel:
 
     def run(self, codes: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The mask (h, w) of input codes (c, h, w)."""
-        if not self.uses_compiler:
+        if self._engine is None:
             return interpreter.run(self.graph, codes[None])[0].astype(np.uint8)
-        size = (codes.shape[1], codes.shape[2])
-        if size not in self._engines:
-            self._engines[size] = CEngine(self.graph, *size)
-        return self._engines[size].run(codes[None])[0].astype(np.uint8)
+        return self._engine.run(codes[None])[0].astype(np.uint8)
 
     def predict_cases(self, samples: Iterable[Sample]) -> dict[str, NDArray[np.uint8]]:
         """Masks (s, h, w) by case."""

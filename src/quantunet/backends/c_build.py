@@ -74,6 +74,15 @@ def runtime_files(kernel: Kernel = PORTABLE) -> dict[str, str]:
     }
 
 
+def host_files(kernel: Kernel = PORTABLE) -> dict[str, str]:
+    """The sources of the host engine, which are no part of an exported project, and the runtime that it builds on."""
+    folder = resources.files("quantunet.backends") / "c_runtime" / "host"
+    texts = {
+        item.name: item.read_text(encoding="utf-8") for item in folder.iterdir() if item.name.endswith((".c", ".h"))
+    }
+    return {**runtime_files(kernel), **dict(sorted(texts.items()))}
+
+
 def write_files(folder: Path, files: Mapping[str, str]) -> None:
     """Write every text of ``files`` into ``folder``."""
     for name, text in files.items():

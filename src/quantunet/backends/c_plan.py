@@ -167,11 +167,7 @@ def plan(graph: IntegerGraph, height: int, width: int, tiling: Tiling = SMALL) -
     Raises:
         GraphError: if the size does not fit the graph.
     """
-    multiple = graph.size_multiple()
-    for axis, size in (("height", height), ("width", width)):
-        if size < 1 or size % multiple:
-            padded = _rounded(max(size, 1), multiple)
-            raise GraphError(f"{axis} {size} is not divisible by {multiple}: pad the image to {padded}")
+    check_size(graph, height, width)
     alive = lifetimes(graph, height, width)
     outside = {graph.input.name, graph.output.name}
     offsets, arena_bytes = place([tensor for tensor in alive if tensor.name not in outside])
@@ -179,7 +175,16 @@ def plan(graph: IntegerGraph, height: int, width: int, tiling: Tiling = SMALL) -
         sum(tensor.size_bytes for tensor in alive if tensor.first <= step <= tensor.last)
         for step in range(len(graph.nodes))
     )
-    return Plan(offsets, arena_bytes, _scratch(graph, tiling), peak)
+    return Plan(offsets, arena_bytes, scratch_of(graph, tiling), peak)
+
+
+def check_size(graph: IntegerGraph, height: int, width: int) -> None:
+    """Raise a GraphError unless images of ``height`` x ``width`` pixels fit the halvings of ``graph``."""
+    multiple = graph.size_multiple()
+    for axis, size in (("height", height), ("width", width)):
+        if size < 1 or size % multiple:
+            padded = _rounded(max(size, 1), multiple)
+            raise GraphError(f"{axis} {size} is not divisible by {multiple}: pad the image to {padded}")
 
 
 def filter_block(node: WeightNode, is_fused: bool, tiling: Tiling) -> int:
@@ -194,7 +199,8 @@ def needs_wide_patches(node: WeightNode, source: IntFormat) -> bool:
     return source.storage_bit_width > 8 or int(sums) > BYTE_PATCH_LIMIT
 
 
-def _scratch(graph: IntegerGraph, tiling: Tiling) -> Scratch:
+def scratch_of(graph: IntegerGraph, tiling: Tiling) -> Scratch:
+    """The scratch arrays that the convolutions of ``graph`` need."""
     formats, fused = graph.formats(), fused_heads(graph)
     needs = [Scratch(patch_bits=tiling.patch_bits)]
     for node in graph.weight_nodes():
