@@ -14,6 +14,7 @@ MAY_IMPORT = {
     "errors": set(),
     "atomic_file": set(),
     "cost": set(),
+    "fpga_cost": set(),
     "metrics": set(),
     "data": set(),
     "arith": {"formats"},
@@ -23,7 +24,7 @@ MAY_IMPORT = {
     "train": {"nn", "quant", "losses", "data", "metrics", "cost"},
     "evaluate": {"data", "metrics"},
     "ir": {"formats", "arith", "cost"},
-    "backends": {"ir", "formats", "arith"},
+    "backends": {"ir", "formats", "arith", "fpga_cost"},
     "integer_model": {"ir", "backends", "data", "formats", "arith"},
     "lower": {"nn", "quant", "ir", "formats", "arith"},
     "fake_quant_proof": {"nn", "ir"},
@@ -44,6 +45,7 @@ MAY_IMPORT_ALL_BUT = {
 }
 
 TORCH_FREE = {
+    "fpga_cost",
     "formats",
     "arith",
     "errors",

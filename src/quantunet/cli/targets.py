@@ -5,11 +5,10 @@ Backends are imported when they are called for: their packages are optional.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +46,7 @@ class Target:
         next_step: a command that the user may go on with; ``{folder}`` stands for what was written.
         export: writes a folder, all of it or nothing, and returns its path.
         verify: compares the backend with the interpreter on input codes (c, h, w): a JSON object with "tensors",
-            "compared", "differing" and what else there is to tell, in words as "note".
+            "compared", "differing" and what else there is to tell.
         options: what ``--set`` may give, and what it means.
     """
 
@@ -100,66 +99,23 @@ def _verify_c(graph: IntegerGraph, inputs: Sequence[Codes], _: Options) -> dict[
     return asdict(verify_c(graph, inputs))
 
 
-def _opset(options: Options) -> int:
-    return int(_choice(options, "opset", ("21", "25")))
+def _export_verilog(request: Export) -> Path:
+    from quantunet.backends.verilog_project import export_verilog
+
+    return export_verilog(request.graph, request.out_dir, *request.size_px, request.recorded, request.options)
 
 
-def _widths(options: Options) -> Literal["channel", "layer"]:
-    return "layer" if _choice(options, "widths", ("channel", "layer")) == "layer" else "channel"
+def _verify_verilog(graph: IntegerGraph, inputs: Sequence[Codes], options: Options) -> dict[str, Any]:
+    from quantunet.backends.verilog_project import plan_for
+    from quantunet.backends.verilog_simulate import verify_verilog
+
+    return asdict(verify_verilog(graph, inputs, lambda model, height, width: plan_for(model, height, width, options)))
 
 
-def _export_onnx(request: Export) -> Path:
-    with _extra("onnx"):
-        from quantunet.backends.onnx_project import export_onnx
-    return export_onnx(request.graph, request.out_dir, request.recorded, _opset(request.options))
-
-
-def _verify_onnx(graph: IntegerGraph, inputs: Sequence[Codes], options: Options) -> dict[str, Any]:
-    opset = _opset(options)
-    with _extra("onnx"):
-        from quantunet.backends.onnx_verify import verify_onnx
-    proof = verify_onnx(graph, inputs, opset)
-    return asdict(proof) | {"note": proof.note}
-
-
-def _export_qonnx(request: Export) -> Path:
-    with _extra("onnx"):
-        from quantunet.backends.onnx_project import export_qonnx
-    return export_qonnx(request.graph, request.out_dir, request.size_px, request.recorded, _widths(request.options))
-
-
-def _verify_qonnx(graph: IntegerGraph, inputs: Sequence[Codes], options: Options) -> dict[str, Any]:
-    widths, with_passes = _widths(options), _choice(options, "passes", ("yes", "no")) == "yes"
-    with _extra("onnx"):
-        from quantunet.backends.onnx_verify import verify_qonnx
-    proof = verify_qonnx(graph, inputs, widths, with_passes)
-    return asdict(proof) | {"note": proof.note}
-
-
-def _choice(options: Options, key: str, choices: Sequence[str]) -> str:
-    """The option's value, or the first choice.
-
-    Raises:
-        UserError: if it is none of them.
-    """
-    value = options.get(key, choices[0])
-    if value not in choices:
-        raise UserError(f"--set {key}={value}: {key} is one of {', '.join(choices)}")
-    return value
-
-
-@contextmanager
-def _extra(name: str) -> Iterator[None]:
-    """A package that is absent is the user's to install.
-
-    Raises:
-        UserError: naming it and the extra that brings it.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise UserError(f"this target needs {error.name}: pip install 'quantunet[{name}]'") from None
-
+_VERILOG_OPTIONS = {
+    "fps": "frames a second; default: 30 clocks a pixel, or the fastest design if that is slower",
+    "clock_mhz": "the clock that fps is counted at; default 100",
+}
 
 TARGETS: Mapping[str, Target] = {
     target.name: target
@@ -172,23 +128,12 @@ TARGETS: Mapping[str, Target] = {
             _verify_c,
         ),
         Target(
-            "onnx",
-            "ONNX with QuantizeLinear and DequantizeLinear: weights in INT4 or INT8, for images of any size",
-            "python {folder}/test_model.py",
-            _export_onnx,
-            _verify_onnx,
-            {"opset": "21 (default), or 25 for weights in INT2 where they fit"},
-        ),
-        Target(
-            "qonnx",
-            "QONNX for FPGA tools: integers in float32, the learned widths in Quant nodes",
-            "python {folder}/test_model.py",
-            _export_qonnx,
-            _verify_qonnx,
-            {
-                "widths": "of weights: by 'channel' (default), or the widest of each 'layer', which more tools read",
-                "passes": "of verify: 'no' leaves out the runs after qonnx's cleanup and channels-last, a minute or so",
-            },
+            "verilog",
+            "a streaming design for FPGAs: one module a node, AXI-Stream; simulated by Verilator",
+            "make -C {folder} test",
+            _export_verilog,
+            _verify_verilog,
+            _VERILOG_OPTIONS,
         ),
     )
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,11 +54,8 @@ def prove(graph: IntegerGraph) -> tuple[AccumulatorProof, ...]:
     Raises:
         GraphError: if an accumulator could leave int32, naming the node.
     """
-    intervals: dict[str, Interval] = {}
     proofs = []
-    for node in graph.nodes:
-        inputs = [intervals[name] for name in node.inputs]
-        intervals[node.name], proof = _propagate(node, inputs)
+    for node, proof in _proofs(graph, {}):
         if proof is not None:
             if proof.low < INT32.q_min or proof.high > INT32.q_max:
                 raise GraphError(
@@ -66,6 +64,32 @@ def prove(graph: IntegerGraph) -> tuple[AccumulatorProof, ...]:
                 )
             proofs.append(proof)
     return tuple(proofs)
+
+
+def intervals(graph: IntegerGraph) -> dict[str, Interval]:
+    """Bounds by channel of every tensor, by name."""
+    bounds: dict[str, Interval] = {}
+    for _ in _proofs(graph, bounds):
+        pass
+    return bounds
+
+
+def product_sums(weight: np.ndarray, x: Interval) -> Interval:
+    """Bounds of every partial sum of products by output channel, bias not counted: any product may be absent."""
+    # zero padding and partial sums: every product may also be absent
+    low = np.minimum(x.low, 0)[None, :, None, None]
+    high = np.maximum(x.high, 0)[None, :, None, None]
+    weight = weight.astype(np.int64)
+    smallest = np.minimum(weight * low, weight * high).sum(axis=(1, 2, 3))
+    largest = np.maximum(weight * low, weight * high).sum(axis=(1, 2, 3))
+    return Interval(smallest, largest)
+
+
+def _proofs(graph: IntegerGraph, bounds: dict[str, Interval]) -> Iterator[tuple[Node, AccumulatorProof | None]]:
+    """Every node with its proof, if it accumulates; fills ``bounds`` on the way."""
+    for node in graph.nodes:
+        bounds[node.name], proof = _propagate(node, [bounds[name] for name in node.inputs])
+        yield node, proof
 
 
 def _propagate(node: Node, inputs: list[Interval]) -> tuple[Interval, AccumulatorProof | None]:
@@ -101,12 +125,8 @@ def _propagate(node: Node, inputs: list[Interval]) -> tuple[Interval, Accumulato
 
 
 def _weighted(node: Conv2d | ConvTranspose2d, x: Interval, weight: np.ndarray) -> tuple[Interval, AccumulatorProof]:
-    # zero padding and partial sums: every product may also be absent
-    low = np.minimum(x.low, 0)[None, :, None, None]
-    high = np.maximum(x.high, 0)[None, :, None, None]
-    weight, bias = weight.astype(np.int64), node.bias.astype(np.int64)
-    smallest = np.minimum(weight * low, weight * high).sum(axis=(1, 2, 3))
-    largest = np.maximum(weight * low, weight * high).sum(axis=(1, 2, 3))
+    sums, bias = product_sums(weight, x), node.bias.astype(np.int64)
+    smallest, largest = sums.low, sums.high
     partial = Interval(np.minimum(bias, 0) + smallest, np.maximum(bias, 0) + largest)
     return _requantized(node, Interval(bias + smallest, bias + largest), partial, node.requantize)
 

@@ -1,0 +1,164 @@
+"""Resources of the Verilog design, estimated by formula: tables of six inputs, 18-kbit RAMs, multipliers, clocks.
+
+The terms count what the modules of ``backends/verilog_rtl`` are made of; the factors before them were fitted to what
+Yosys makes of them (``benchmarks/fpga.py``, which prints the errors). Nothing here imports anything of ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, log2
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Look-up tables, flip-flops, block RAMs of 18 kbit, multipliers."""
+
+    lut: float = 0
+    ff: float = 0
+    bram18: float = 0
+    dsp: float = 0
+
+    def __add__(self, other: Resources) -> Resources:
+        return Resources(self.lut + other.lut, self.ff + other.ff, self.bram18 + other.bram18, self.dsp + other.dsp)
+
+
+BLOCK_ROM_DEPTH = 65
+"""From so many words on a memory of constants goes into block RAM; shallower ones into look-up tables."""
+BLOCK_RAM_BITS = 1024
+"""Memories of fewer bits than this stay in tables."""
+
+
+def dot_terms(inputs: int, activation_bits: int, weight_bits: int, acc_bits: int) -> tuple[float, float, float, float]:
+    """Table bits of one filter: choices between pairs of codes, adders of the tree, adders of planes, accumulator."""
+    pairs, odd = inputs // 2, inputs % 2
+    choices = weight_bits * (pairs * (activation_bits + 1) + odd * activation_bits)
+    tree, nodes, level = 0, pairs + odd, 0
+    while nodes > 1:
+        level += 1
+        tree += weight_bits * (nodes // 2) * (activation_bits + level)
+        nodes = ceil(nodes / 2)
+    joins, groups, span = 0, weight_bits, 1
+    while groups > 1:
+        joins += (groups // 2) * (activation_bits + 1 + level + span)
+        groups, span = ceil(groups / 2), 2 * span
+    return choices, tree, joins, acc_bits
+
+
+def rom_tables(depth: int, bits: int) -> float:
+    """Look-up tables of a memory of constants; none where it is in block RAM."""
+    if depth >= BLOCK_ROM_DEPTH or depth < 2:
+        return 0
+    return bits
+
+
+def ram18(depth: int, bits: int, is_rom: bool = False) -> float:
+    """Block RAMs of 18 kbit, in the shape that takes fewest; 0 where the memory stays in tables."""
+    if depth < BLOCK_ROM_DEPTH if is_rom else depth * bits < BLOCK_RAM_BITS:
+        return 0
+    shapes = ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))
+    return min(ceil(depth / words) * ceil(bits / width) for words, width in shapes)
+
+
+def counter_tables(*limits: int) -> float:
+    """Tables of counters up to each of ``limits``: about one a bit."""
+    return sum(max(ceil(log2(max(limit, 2))), 1) for limit in limits)
+
+
+@dataclass(frozen=True)
+class ConvShape:
+    """What the formula for a convolution needs to know.
+
+    Args:
+        inputs: codes multiplied at a time; ``activation_bits`` each.
+        weight_bits, acc_bits: of each of the filters that work at a time.
+        depth: words of the weight memory.
+        ring_rows, ring_columns: words of ``inputs`` codes that the window keeps.
+        lanes: codes of a beat of the output, ``out_bits`` each; ``beats`` of them an output pixel.
+        entry_bits: of one lane's table of biases and shifts; sum_bits, shift_bits: of its adder and shifter.
+        counters: limits of the window's counters.
+    """
+
+    inputs: int
+    activation_bits: int
+    weight_bits: tuple[int, ...]
+    acc_bits: tuple[int, ...]
+    depth: int
+    ring_rows: int
+    ring_columns: int
+    lanes: int
+    out_bits: int
+    beats: int
+    entry_bits: int
+    sum_bits: int
+    shift_bits: int
+    multiplies: bool
+    queue: int
+    counters: tuple[int, ...]
+
+
+def conv_tables(shape: ConvShape) -> dict[str, float]:
+    """Look-up tables of a convolution by what they do: products, pairs, weight memory, window, output."""
+    each = [
+        dot_terms(shape.inputs, shape.activation_bits, weight, acc)
+        for weight, acc in zip(shape.weight_bits, shape.acc_bits, strict=True)
+    ]
+    filters, acc = len(shape.weight_bits), max(shape.acc_bits)
+    choices = -(-filters // shape.lanes) - 1
+    multiplier = 40 * shape.sum_bits if shape.multiplies else 0
+    return {
+        "products": DOT * sum(sum(terms) for terms in each),
+        "pairs": (shape.inputs // 2) * (shape.activation_bits + 1),
+        "weights": rom_tables(shape.depth, sum(shape.weight_bits) * shape.inputs),
+        "window": WINDOW + PER_COUNTER * counter_tables(*shape.counters),
+        "output": shape.lanes
+        * (
+            ceil(choices / 3) * acc
+            + shape.sum_bits * (1 + ceil(shape.shift_bits / 2))
+            + 2 * shape.out_bits
+            + rom_tables(shape.beats, shape.entry_bits)
+            + queue_tables(shape.queue, shape.out_bits)
+            + multiplier
+        ),
+    }
+
+
+def conv_resources(shape: ConvShape) -> Resources:
+    """Everything that a convolution takes."""
+    ring = 1 << max(shape.ring_columns - 1, 0).bit_length()
+    weights = sum(shape.weight_bits) * shape.inputs
+    bram = (
+        ram18(shape.ring_rows * ring, shape.inputs * shape.activation_bits)
+        + ram18(shape.depth, weights, is_rom=True)
+        + ram18(shape.beats, shape.lanes * shape.entry_bits, is_rom=True)
+    )
+    tables = sum(conv_tables(shape).values())
+    return Resources(tables, FF_PER_LUT * tables, bram)
+
+
+def queue_tables(depth: int, bits: float) -> float:
+    """Tables of a queue that stays in tables: 4 for each 6 bits of 32 words; and its pointers."""
+    return 4 * ceil(bits / 6) * ceil(depth / 32) + 10
+
+
+def fifo_resources(depth: int, bits: int) -> Resources:
+    """A queue of a skip: memory and pointers."""
+    bram = ram18(depth, bits)
+    if not bram:
+        return Resources(queue_tables(depth, bits), 2 * bits)
+    return Resources(FIFO + PER_FIFO_BIT * counter_tables(depth), 3 * counter_tables(depth), bram)
+
+
+def resize_resources(memory_words: int, bits: int, counters: tuple[int, ...]) -> Resources:
+    """Pooling or nearest up-sampling: a memory of rows, counters, comparisons."""
+    return Resources(RESIZE + PER_COUNTER * counter_tables(*counters) + bits, 25, ram18(memory_words, bits))
+
+
+# Fitted to Yosys: `benchmarks/fpga.py`.
+DOT = 1.0
+WINDOW = 60.0
+PER_COUNTER = 2.0
+FIFO = 20.0
+PER_FIFO_BIT = 6.0
+RESIZE = 5.0
+FF_PER_LUT = 1.25
