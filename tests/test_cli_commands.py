@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from small_runs import command, finished_run
+from small_runs import command, finished_run, one_line_error
 
 from quantunet.backends.c_runner import has_compiler
 
@@ -87,6 +88,50 @@ def test_the_exported_project_passes_its_own_test(
     assert {"model.c", "model.h", "Makefile"} <= set(found["files"])
     done = subprocess.run(["make", "-C", tmp_path / "c", "test"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("target", "options"), [("onnx", []), ("onnx", ["--set", "opset=25"]), ("qonnx", ["--set", "widths=layer"])]
+)
+def test_onnx_exports_pass_their_own_test(
+    source: str, target: str, options: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    found = as_json(
+        capsys, "export", finished_run() / source, "--to", target, "--out", tmp_path / "m", *options, "--size", "32x48"
+    )
+    assert found["files"] == ["README.md", "model.onnx", "recorded.npz", "test_model.py"]
+    done = subprocess.run([sys.executable, tmp_path / "m" / "test_model.py"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    images = 1 if source == "run" else 2  # the run has one test image, the file alone takes random codes
+    assert f"{images} images, {images * 32 * 48} pixels compared, 0 differing" in done.stdout
+
+
+def test_verify_with_onnx_and_qonnx(capsys: pytest.CaptureFixture[str]) -> None:
+    found = as_json(capsys, "verify", finished_run() / "run", "--to", "onnx")["backends"]["onnx"]
+    assert (found["differing"], found["images"]) == (0, 1)
+    assert found["default_level_pixels"] > 0
+    status, out, _ = command(
+        capsys, "verify", finished_run() / "run", "--to", "qonnx", "--size", "8x8", "--images", "1"
+    )
+    assert status == 0
+    assert "0 differ" in out
+    assert "after channels-last" in out
+
+
+@pytest.mark.parametrize("target", ["onnx", "qonnx"])
+def test_an_absent_package_is_named_with_its_extra(
+    target: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for module in [name for name in sys.modules if name.startswith("quantunet.backends.onnx_project")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "quantunet.backends.onnx_model", None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    message = one_line_error(
+        capsys, "export", finished_run() / "run", "--to", target, "--out", tmp_path / "m", "--size", "32x32"
+    )
+    assert "pip install 'quantunet[onnx]'" in message
+    assert not (tmp_path / "m").exists()
 
 
 @BOTH

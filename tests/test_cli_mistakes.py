@@ -168,6 +168,8 @@ def test_resume_with_another_configuration(capsys: pytest.CaptureFixture[str]) -
         (["verify", "{}/run", "--to", "fortran"], "'fortran' is unknown"),
         (["verify", "{}/run", "--set", "opset"], "'opset' is not of the form key=value"),
         (["export", "{}/run", "--to", "c", "--set", "opset=21", "--out", "{out}"], "--to c has no option 'opset'"),
+        (["export", "{}/run", "--to", "onnx", "--set", "opset=17", "--out", "{out}"], "opset is one of 21, 25"),
+        (["export", "{}/run", "--to", "qonnx", "--size", "41x40", "--out", "{out}"], "41"),
         (["eval", "{}/run", "--part", "some"], "neither 'all' nor 'test'"),
         (["eval", "{}/run/model.safetensors"], "a model file alone has no data"),
         (["eval", "{}/run", "--data", "{}/nowhere"], "nowhere"),

@@ -54,7 +54,11 @@ def random_conv(
 
 
 def mask_of(nodes: list[ir.Node]) -> ir.IntegerGraph:
-    return ir.IntegerGraph((*nodes, ir.ArgMax("mask", (nodes[-1].name,))))
+    """A graph that stores the last node's codes: something else than a mask reads them."""
+    before = ir.IntegerGraph(tuple(nodes))
+    count, output = before.channels()[nodes[-1].name], before.formats()[nodes[-1].name]
+    same = ir.Requantize(np.ones(count, np.int32), np.zeros(count, np.int32), output)
+    return ir.IntegerGraph((*nodes, ir.Rescale("same", (nodes[-1].name,), same), ir.ArgMax("mask", ("same",))))
 
 
 def differing(graph: ir.IntegerGraph, codes: np.ndarray, kernel: str | None = None, threads: int = 1) -> list[str]:
@@ -90,6 +94,47 @@ def test_every_kernel_runs_every_pair_of_widths() -> None:
                 conv = random_conv(rng, "conv", "x", 35, 37, (3, 3), widths=(weight_bits, weight_bits))
                 codes = rng.choice([source.q_min, source.q_max], (1, 35, 10, 18))
                 assert not differing(mask_of([ir.Input("x", (), 35, source, 1.0), conv]), codes, name)
+
+
+@needs_compiler
+def test_winograd_equals_the_interpreter_at_the_ends_of_its_range() -> None:
+    rng, used = np.random.default_rng(2), 0
+    if "winograd512" not in kernel_names():
+        pytest.skip("no AVX-512 VNNI here")
+    for bits, weight_bits in ((6, 4), (6, 3), (5, 5), (4, 6), (1, 1)):
+        for channels, out, size in ((3, 5, (4, 4)), (64, 32, (18, 40)), (70, 49, (7, 9)), (5, 16, (1, 33))):
+            source = IntFormat(bits, False)
+            conv = random_conv(rng, "conv", "x", channels, out, (3, 3), widths=(weight_bits, weight_bits))
+            smallest = -(2 ** (weight_bits - 1))
+            weight = np.where(rng.random(conv.weight.shape) < 0.5, smallest, -smallest - 1)
+            if weight_bits < 5:
+                weight[0], weight[-1] = smallest, -smallest - 1
+            else:
+                weight = np.clip(conv.weight, -9, 9)
+            conv = ir.Conv2d("conv", ("x",), weight.astype(np.int32), conv.weight_bit_width, conv.bias, conv.requantize)
+            graph = mask_of([ir.Input("x", (), channels, source, 1.0), conv])
+            codes = rng.choice([0, source.q_max], (2, channels, *size))
+            codes[1] = source.q_max
+            used += HostEngine(graph, kernel="winograd512").kernels["conv"] == "winograd512"
+            assert not differing(graph, codes, "winograd512"), (bits, weight_bits, channels, out, size)
+    assert used >= 12
+
+
+@needs_compiler
+def test_winograd_is_refused_where_a_transformed_code_leaves_its_byte() -> None:
+    if "winograd512" not in kernel_names():
+        pytest.skip("no AVX-512 VNNI here")
+    rng = np.random.default_rng(2)
+    for bits, value, is_exact in ((6, 14, True), (6, 15, False), (7, 1, False), (6, -14, True), (6, -15, False)):
+        conv = random_conv(rng, "conv", "x", 64, 64, (3, 3))
+        weight = np.full_like(conv.weight, 0)
+        weight[7, 3] = value  # nine weights, so the sum of nine decides
+        conv = ir.Conv2d("conv", ("x",), weight, np.full(64, 8, np.int32), conv.bias, conv.requantize)
+        graph = mask_of([ir.Input("x", (), 64, IntFormat(bits, False), 1.0), conv])
+        for name in ("winograd512", None):
+            assert (HostEngine(graph, kernel=name).kernels["conv"] == "winograd512") == is_exact
+        codes = rng.integers(0, 2**bits, (1, 64, 6, 6))
+        assert not differing(graph, codes)
 
 
 def up_graph(rng: np.random.Generator, channels: int, out: int, bits: int, is_signed: bool) -> ir.IntegerGraph:
@@ -175,7 +220,7 @@ def test_wrong_codes_and_kernels_are_refused() -> None:
         engine.run(codes + 1000)
     with pytest.raises(ir.GraphError, match="is not divisible by"):
         engine.run(codes[:, :, 1:])
-    with pytest.raises(ir.GraphError, match="no kernel 'none'"):
+    with pytest.raises(ir.GraphError, match="there is no kernel 'none'"):
         HostEngine(graph, kernel="none")
 
 

@@ -42,6 +42,8 @@ def test_commands_on_a_model_file_need_no_torch(tmp_path: Path) -> None:
         ["eval", model, "--data", folder / "data"],
         ["cost", model],
         ["export", model, "--to", "c", "--out", tmp_path / "c"],
+        ["export", model, "--to", "onnx", "--out", tmp_path / "onnx"],
+        ["verify", model, "--to", "qonnx", "--set", "passes=no", "--images", "1"],
         ["predict", model, picture, "--out", tmp_path / "masks"],
         ["data", folder / "data", "--picture", tmp_path / "examples.png"],
         ["eval", folder / "run"],

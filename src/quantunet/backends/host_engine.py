@@ -131,7 +131,8 @@ class HostEngine:
 
     Args:
         threads: that one call uses; the masks do not depend on it.
-        kernel: the name of the kernel of all convolutions; None for the best that fits each.
+        kernel: the name of the kernel of all convolutions that it is exact for; the others, and all for None, take the
+            fastest.
         library: another build of the library.
 
     Raises:
@@ -310,11 +311,11 @@ class _Layers:
         """Prepare a layer.
 
         Raises:
-            GraphError: if the kernel does not fit it.
+            GraphError: if there is no kernel of that name.
         """
         pointer = self._library.qn_host_layer_new(ctypes.byref(conv), None if kernel is None else kernel.encode())
         if not pointer:
-            raise GraphError(f"node {name!r}: no kernel {kernel or ''!r} for it, or no memory")
+            raise GraphError(f"node {name!r}: there is no kernel {kernel!r}, or no memory")
         self.pointers[name] = pointer
 
     def kernel(self, name: str) -> str:

@@ -34,8 +34,10 @@ def export(
     """Write the model for another tool, with recorded inputs and outputs.
 
     \b
-    Example:
+    Examples:
       quantunet export runs/em --to c --out em_c --size 256x256 && make -C em_c test
+      quantunet export runs/em --to onnx --out em_onnx --set opset=25
+      quantunet export model.safetensors --to qonnx --out em_qonnx --size 128x128 --set widths=layer
     """
     target = find_target(to)
     options = read_options(target, settings)
@@ -62,12 +64,14 @@ def verify(
 ) -> None:
     """Compare codes between a backend and the interpreter; exit status 1 where one differs.
 
-    The C code is compiled with -Wall -Wextra -Werror and the address and undefined-behaviour sanitizers. Images are the
-    run's test cases, those of --data, or, for a model file alone, random codes over the whole input range.
+    The C code is compiled with -Wall -Wextra -Werror and the address and undefined-behaviour sanitizers; ONNX runs in
+    ONNX Runtime with its optimisations off, QONNX in the executor of the qonnx package. Images are the run's test
+    cases, those of --data, or, for a model file alone, random codes over the whole input range.
 
     \b
-    Example:
+    Examples:
       quantunet verify runs/em --json
+      quantunet verify runs/em --to qonnx --images 2 --size 128x128
     """
     target = find_target(to)
     options = read_options(target, settings)
@@ -80,6 +84,8 @@ def verify(
         console.print(
             f"{to}: {proof['compared']:,} codes in {proof['tensors']} tensors compared, {proof['differing']} differ"
         )
+        if proof.get("note"):
+            console.print(proof["note"])
     if proof["differing"]:
         raise typer.Exit(1)
 

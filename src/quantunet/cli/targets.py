@@ -5,10 +5,11 @@ Backends are imported when they are called for: their packages are optional.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ class Target:
         next_step: a command that the user may go on with; ``{folder}`` stands for what was written.
         export: writes a folder, all of it or nothing, and returns its path.
         verify: compares the backend with the interpreter on input codes (c, h, w): a JSON object with "tensors",
-            "compared", "differing" and what else there is to tell.
+            "compared", "differing" and what else there is to tell, in words as "note".
         options: what ``--set`` may give, and what it means.
     """
 
@@ -99,6 +100,67 @@ def _verify_c(graph: IntegerGraph, inputs: Sequence[Codes], _: Options) -> dict[
     return asdict(verify_c(graph, inputs))
 
 
+def _opset(options: Options) -> int:
+    return int(_choice(options, "opset", ("21", "25")))
+
+
+def _widths(options: Options) -> Literal["channel", "layer"]:
+    return "layer" if _choice(options, "widths", ("channel", "layer")) == "layer" else "channel"
+
+
+def _export_onnx(request: Export) -> Path:
+    with _extra("onnx"):
+        from quantunet.backends.onnx_project import export_onnx
+    return export_onnx(request.graph, request.out_dir, request.recorded, _opset(request.options))
+
+
+def _verify_onnx(graph: IntegerGraph, inputs: Sequence[Codes], options: Options) -> dict[str, Any]:
+    opset = _opset(options)
+    with _extra("onnx"):
+        from quantunet.backends.onnx_verify import verify_onnx
+    proof = verify_onnx(graph, inputs, opset)
+    return asdict(proof) | {"note": proof.note}
+
+
+def _export_qonnx(request: Export) -> Path:
+    with _extra("onnx"):
+        from quantunet.backends.onnx_project import export_qonnx
+    return export_qonnx(request.graph, request.out_dir, request.size_px, request.recorded, _widths(request.options))
+
+
+def _verify_qonnx(graph: IntegerGraph, inputs: Sequence[Codes], options: Options) -> dict[str, Any]:
+    widths, with_passes = _widths(options), _choice(options, "passes", ("yes", "no")) == "yes"
+    with _extra("onnx"):
+        from quantunet.backends.onnx_verify import verify_qonnx
+    proof = verify_qonnx(graph, inputs, widths, with_passes)
+    return asdict(proof) | {"note": proof.note}
+
+
+def _choice(options: Options, key: str, choices: Sequence[str]) -> str:
+    """The option's value, or the first choice.
+
+    Raises:
+        UserError: if it is none of them.
+    """
+    value = options.get(key, choices[0])
+    if value not in choices:
+        raise UserError(f"--set {key}={value}: {key} is one of {', '.join(choices)}")
+    return value
+
+
+@contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """A package that is absent is the user's to install.
+
+    Raises:
+        UserError: naming it and the extra that brings it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(f"this target needs {error.name}: pip install 'quantunet[{name}]'") from None
+
+
 def _export_verilog(request: Export) -> Path:
     from quantunet.backends.verilog_project import export_verilog
 
@@ -117,6 +179,7 @@ _VERILOG_OPTIONS = {
     "clock_mhz": "the clock that fps is counted at; default 100",
 }
 
+
 TARGETS: Mapping[str, Target] = {
     target.name: target
     for target in (
@@ -126,6 +189,25 @@ TARGETS: Mapping[str, Target] = {
             "make -C {folder} test",
             _export_c,
             _verify_c,
+        ),
+        Target(
+            "onnx",
+            "ONNX with QuantizeLinear and DequantizeLinear: weights in INT4 or INT8, for images of any size",
+            "python {folder}/test_model.py",
+            _export_onnx,
+            _verify_onnx,
+            {"opset": "21 (default), or 25 for weights in INT2 where they fit"},
+        ),
+        Target(
+            "qonnx",
+            "QONNX for FPGA tools: integers in float32, the learned widths in Quant nodes",
+            "python {folder}/test_model.py",
+            _export_qonnx,
+            _verify_qonnx,
+            {
+                "widths": "of weights: by 'channel' (default), or the widest of each 'layer', which more tools read",
+                "passes": "of verify: 'no' leaves out the runs after qonnx's cleanup and channels-last, a minute or so",
+            },
         ),
         Target(
             "verilog",

@@ -28,8 +28,8 @@ typedef struct {
 
 typedef struct qn_host_layer qn_host_layer;
 
-/* Prepares the weights for the kernel of that name (NULL: the best that this machine runs). NULL: no memory, or no such
- * kernel for this layer. */
+/* Prepares the weights for the kernel of that name where it is exact, else (or for NULL) for the best. NULL: no memory, or
+ * no kernel of that name. */
 qn_host_layer *qn_host_layer_new(const qn_host_conv *conv, const char *kernel);
 void qn_host_layer_free(qn_host_layer *layer);
 const char *qn_host_layer_kernel(const qn_host_layer *layer);

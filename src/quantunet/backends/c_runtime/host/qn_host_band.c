@@ -65,6 +65,9 @@ qn_host_cut qn_host_layer_cut(const qn_host_layer *layer, const qn_host_io *io, 
         cut.rows = (cut.rows + 1) / 2 * 2;
     }
     cut.bands = (io->out_height + cut.rows - 1) / cut.rows;
+    if (layer->kernel->tiles != NULL) {
+        qn_host_winograd_cut(layer, io, threads, &cut);
+    }
     for (int32_t s = 0; s < layer->conv.source_count; s++) {
         cut.row_count[s] = source_rows(layer, s, cut.rows);
         cut.offset[s] = bytes;
@@ -74,6 +77,11 @@ qn_host_cut qn_host_layer_cut(const qn_host_layer *layer, const qn_host_io *io, 
     cut.out_row_bytes = ((size_t)io->out_width * (size_t)io->out_channels * out_code_bytes(layer) + 63) / 64 * 64;
     if (!io->is_stored) {
         bytes += (size_t)cut.rows * cut.out_row_bytes + SLACK_BYTES;
+    }
+    if (layer->kernel->tiles != NULL) {
+        cut.tile_offset = (bytes + 63) / 64 * 64;
+        cut.product_offset = cut.tile_offset + cut.tile_bytes + SLACK_BYTES;
+        bytes = cut.product_offset + QN_WINOGRAD_PRODUCTS * sizeof(int32_t);
     }
     cut.scratch_bytes = bytes;
     return cut;
@@ -263,8 +271,12 @@ void qn_host_layer_band(const qn_host_layer *layer, const qn_host_io *io, const 
                                            : cut->out_row_bytes;
     uint8_t *out = io->is_stored ? io->target + (size_t)y * row_bytes : scratch + cut->out_offset;
 
-    band_gather(layer, io, cut, y, rows, scratch);
-    for (int32_t p = 0; p < layer->pass_count; p++) {
+    const int32_t is_tiled = layer->kernel->tiles != NULL;
+    band_gather(layer, io, cut, y, is_tiled ? (rows + 1) / 2 * 2 : rows, scratch);
+    if (is_tiled) {
+        qn_host_winograd_band(layer, io, cut, rows, scratch, out, row_bytes);
+    }
+    for (int32_t p = 0; p < layer->pass_count && !is_tiled; p++) {
         pass_run(layer, io, cut, &layer->passes[p], rows, scratch, out, row_bytes);
     }
     for (int32_t row = 0; row < rows && layer->conv.head != QN_HEAD_NONE; row++) {

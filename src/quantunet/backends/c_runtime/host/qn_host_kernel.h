@@ -43,18 +43,53 @@ typedef struct {
     ptrdiff_t out_step; /* bytes from pixel to pixel */
 } qn_row;
 
+/* A row of tiles of an exact integer Winograd F(2x2, 3x3): 4x4 input pixels make 2x2 output pixels by 16 products. */
+typedef struct {
+    const uint8_t *tiles; /* transformed input: [position][tile][tile_bytes], positions `plane_bytes` apart */
+    size_t plane_bytes, tile_bytes;
+    int32_t count;              /* of tiles */
+    int32_t vectors, channels;  /* of this pass */
+    int32_t chunks, few_chunks; /* of 4 bytes; few where a doubled source has nothing to add (row or column 2) */
+    const int8_t *weights;      /* [position][chunk][vector][lane][4] */
+    const int32_t *start;       /* [position][vector][lane]: takes off the offset of 128 */
+    const int32_t *bias, *shift; /* of four times the sum */
+    int32_t q_min, q_max, is_signed;
+    int32_t pixels;   /* of the output row */
+    uint8_t *out[2];  /* two output rows; the second may be NULL */
+    ptrdiff_t out_step;
+    int32_t *products; /* scratch: QN_WINOGRAD_PRODUCTS */
+} qn_tile_row;
+
+enum { QN_WINOGRAD_TILES = 8, QN_WINOGRAD_PRODUCTS = 16 * QN_WINOGRAD_TILES * 2 * 16 };
+
+/* Input rows of one source to transformed tiles, offset by 128 except for position (1, 1). */
+typedef struct {
+    const uint8_t *row[4]; /* of a doubled source three */
+    int32_t channels, count, is_doubled;
+    uint8_t *out;
+    size_t plane_bytes, tile_bytes;
+} qn_tile_input;
+
 typedef struct {
     const char *name;
     int32_t lanes;
     int32_t max_vectors, max_split;
-    int (*fits)(const qn_host_conv *conv); /* NULL: always exact */
+    int (*fits)(const qn_host_conv *conv); /* is exact; NULL: always */
+    int (*pays)(const qn_host_conv *conv); /* is faster than those after it in the table; NULL: always */
     void (*row)(const qn_row *row);
+    void (*transform)(const qn_tile_input *input); /* of a Winograd kernel, in place of `row` */
+    void (*tiles)(const qn_tile_row *row);
 } qn_host_kernel;
 
-extern const qn_host_kernel qn_host_kernel_vnni512, qn_host_kernel_portable;
+extern const qn_host_kernel qn_host_kernel_winograd512, qn_host_kernel_vnni512, qn_host_kernel_avx2,
+    qn_host_kernel_avx2_wide, qn_host_kernel_portable;
 
 /* The table, best first, NULL after the last. */
 extern const qn_host_kernel *const qn_host_kernels[];
+
+/* Whether Winograd is exact for these weights and inputs; and whether it is faster for a kernel of that many lanes. */
+int qn_host_winograd_fits(const qn_host_conv *conv);
+int qn_host_winograd_pays(const qn_host_conv *conv, int32_t lanes);
 
 /* What becomes of one accumulator. */
 int32_t qn_host_finish_one(const qn_row *row, int32_t lane, int32_t acc);

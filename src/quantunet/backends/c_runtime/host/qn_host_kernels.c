@@ -3,7 +3,12 @@
 
 const qn_host_kernel *const qn_host_kernels[] = {
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+    &qn_host_kernel_winograd512,
     &qn_host_kernel_vnni512,
+#endif
+#if defined(__AVX2__)
+    &qn_host_kernel_avx2,
+    &qn_host_kernel_avx2_wide,
 #endif
     &qn_host_kernel_portable,
     NULL,

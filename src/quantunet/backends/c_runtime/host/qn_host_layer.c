@@ -106,8 +106,13 @@ static void pass_add(qn_host_layer *layer, qn_pass pass)
     pass.segments = pass_segments(layer);
     pass.weight_offset = layer->weight_bytes;
     pass.table_offset = layer->table_lanes;
-    layer->weight_bytes += 4 * lanes * (size_t)pass_chunks(layer, pass.split);
-    layer->table_lanes += lanes;
+    if (layer->kernel->tiles != NULL) {
+        layer->weight_bytes += 4 * lanes * qn_host_winograd_chunks(&layer->conv);
+        layer->table_lanes += 18 * lanes; /* a start by position, bias, shift */
+    } else {
+        layer->weight_bytes += 4 * lanes * (size_t)pass_chunks(layer, pass.split);
+        layer->table_lanes += lanes;
+    }
     if (layer->passes != NULL) {
         layer->passes[layer->pass_count] = pass;
     }
@@ -160,7 +165,7 @@ static void layer_plan(qn_host_layer *layer)
         passes_plan(layer, 1, 0, 2 * layer->conv.out_channels);
         return;
     }
-    for (int32_t phase = 0; phase < (layer->is_phased ? 4 : 1); phase++) {
+    for (int32_t phase = 0; phase < (layer->is_phased && layer->kernel->tiles == NULL ? 4 : 1); phase++) {
         passes_plan(layer, phase / 2, phase % 2, layer->conv.out_channels);
     }
 }
@@ -208,15 +213,25 @@ static qn_finish finish_of(const qn_host_conv *conv)
     return conv->requantize.is_narrow ? QN_FINISH_SHIFT : QN_FINISH_MULTIPLY;
 }
 
+/* The kernel of that name if it is exact for the layer, else the first that is and that pays. */
 static const qn_host_kernel *kernel_find(const qn_host_conv *conv, const char *name)
 {
+    const qn_host_kernel *best = NULL;
+    int32_t is_known = name == NULL;
+
     for (int32_t k = 0; qn_host_kernels[k] != NULL; k++) {
         const qn_host_kernel *kernel = qn_host_kernels[k];
-        if ((name == NULL || strcmp(name, kernel->name) == 0) && (kernel->fits == NULL || kernel->fits(conv))) {
+        const int32_t is_named = name != NULL && strcmp(name, kernel->name) == 0;
+        is_known |= is_named;
+        if (kernel->fits != NULL && !kernel->fits(conv)) {
+            continue;
+        }
+        if (is_named) {
             return kernel;
         }
+        best = best == NULL && (kernel->pays == NULL || kernel->pays(conv)) ? kernel : best;
     }
-    return NULL;
+    return is_known ? best : NULL;
 }
 
 static void *aligned_new(size_t size_bytes)
@@ -247,7 +262,7 @@ qn_host_layer *qn_host_layer_new(const qn_host_conv *conv, const char *name)
         is_doubled |= conv->is_doubled[s];
     }
     layer->is_phased = is_doubled && conv->kernel_height == 3 && conv->kernel_width == 3 && conv->stride == 1 &&
-                       conv->padding == 1 && phased_fits(layer, conv->weight);
+                       conv->padding == 1 && (kernel->tiles != NULL || phased_fits(layer, conv->weight));
     layer_plan(layer);
     layer->passes = aligned_new((size_t)layer->pass_count * sizeof *layer->passes);
     layer->weights = aligned_new(layer->weight_bytes);
@@ -259,7 +274,11 @@ qn_host_layer *qn_host_layer_new(const qn_host_conv *conv, const char *name)
     layer_plan(layer);
     for (int32_t p = 0; p < layer->pass_count; p++) {
         for (int32_t channel = 0; channel < layer->passes[p].channels; channel++) {
-            channel_fill(layer, conv, &layer->passes[p], channel);
+            if (kernel->tiles != NULL) {
+                qn_host_winograd_fill(layer, conv, &layer->passes[p], channel);
+            } else {
+                channel_fill(layer, conv, &layer->passes[p], channel);
+            }
         }
     }
     return layer;

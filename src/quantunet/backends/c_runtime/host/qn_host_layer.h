@@ -34,6 +34,7 @@ typedef struct {
     int32_t row_count[QN_MAX_SOURCES]; /* rows of a source that a band holds */
     size_t row_bytes[QN_MAX_SOURCES], offset[QN_MAX_SOURCES];
     size_t out_offset, out_row_bytes; /* rows that are not stored as tensors, behind the sources */
+    size_t tile_offset, tile_bytes, product_offset; /* of Winograd */
     size_t scratch_bytes;
 } qn_host_cut;
 
@@ -43,5 +44,13 @@ qn_host_cut qn_host_layer_cut(const qn_host_layer *layer, const qn_host_io *io, 
 /* Output rows band * cut->rows and on. */
 void qn_host_layer_band(const qn_host_layer *layer, const qn_host_io *io, const qn_host_cut *cut, int32_t band,
                         uint8_t *scratch);
+
+/* Winograd: chunks of all positions; one output channel's weights and tables; the rows of a band; a band whose source rows
+ * are gathered. */
+size_t qn_host_winograd_chunks(const qn_host_conv *conv);
+void qn_host_winograd_fill(qn_host_layer *layer, const qn_host_conv *conv, const qn_pass *pass, int32_t channel);
+void qn_host_winograd_cut(const qn_host_layer *layer, const qn_host_io *io, int32_t threads, qn_host_cut *cut);
+void qn_host_winograd_band(const qn_host_layer *layer, const qn_host_io *io, const qn_host_cut *cut, int32_t rows,
+                           uint8_t *scratch, uint8_t *out, size_t out_row_bytes);
 
 #endif

@@ -1,13 +1,8 @@
 /* AVX-512 VNNI: 64 products of unsigned by signed bytes an instruction, added into 16 sums of 32 bits, which wrap. */
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
-#include <immintrin.h>
 #include <string.h>
 
-#include "qn_host_kernel.h"
-
-#define INLINE static inline __attribute__((always_inline))
-
-enum { LANES = 16 };
+#include "qn_host_vnni512.h"
 
 /* A chunk of one pixel in every lane, or its parts in turn. */
 INLINE __m512i chunk_broadcast(const uint8_t *bytes, const int split)
@@ -35,54 +30,21 @@ INLINE __m512i parts_add(__m512i a, __m512i b)
     return _mm512_add_epi32(_mm512_permutex2var_epi32(a, even, b), _mm512_permutex2var_epi32(a, odd, b));
 }
 
-INLINE __m512i multiply_shift(__m512i acc, __m512i multiplier, __m512i shift, const qn_row *row)
-{
-    const __m512i low = _mm512_set1_epi64(0xffffffff), one = _mm512_set1_epi64(1);
-    const __m512i q_min = _mm512_set1_epi64(row->q_min), q_max = _mm512_set1_epi64(row->q_max);
-    const __m512i shift_even = _mm512_and_si512(shift, low), shift_odd = _mm512_srli_epi64(shift, 32);
-    __m512i even = _mm512_mul_epi32(acc, multiplier);
-    __m512i odd = _mm512_mul_epi32(_mm512_srli_epi64(acc, 32), _mm512_srli_epi64(multiplier, 32));
-
-    even = _mm512_add_epi64(even, _mm512_srli_epi64(_mm512_sllv_epi64(one, shift_even), 1));
-    odd = _mm512_add_epi64(odd, _mm512_srli_epi64(_mm512_sllv_epi64(one, shift_odd), 1));
-    even = _mm512_max_epi64(_mm512_srav_epi64(even, shift_even), q_min);
-    odd = _mm512_max_epi64(_mm512_srav_epi64(odd, shift_odd), q_min);
-    even = _mm512_min_epi64(even, q_max);
-    odd = _mm512_min_epi64(odd, q_max);
-    return _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32));
-}
-
 /* Four vectors of accumulators to 64 codes in order; table[i] is the vector of the tables that belongs to acc[i]. */
 INLINE __m512i codes_pack(const qn_row *row, const __m512i *acc, const int *table)
 {
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    __m512i code[4], low, high;
+    __m512i code[4];
 
     for (int i = 0; i < 4; i++) {
         const __m512i shift = _mm512_loadu_si512(row->shift + LANES * table[i]);
         if (row->finish == QN_FINISH_MULTIPLY) {
-            code[i] = multiply_shift(acc[i], _mm512_loadu_si512(row->multiplier + LANES * table[i]), shift, row);
+            const __m512i multiplier = _mm512_loadu_si512(row->multiplier + LANES * table[i]);
+            code[i] = multiply_shift(acc[i], multiplier, shift, row->q_min, row->q_max);
         } else {
             code[i] = _mm512_srav_epi32(acc[i], shift);
         }
     }
-    low = _mm512_packs_epi32(code[0], code[1]);
-    high = _mm512_packs_epi32(code[2], code[3]);
-    if (row->is_signed) {
-        low = _mm512_min_epi8(_mm512_packs_epi16(low, high), _mm512_set1_epi8((char)row->q_max));
-        low = _mm512_max_epi8(low, _mm512_set1_epi8((char)row->q_min));
-    } else {
-        low = _mm512_min_epu8(_mm512_packus_epi16(low, high), _mm512_set1_epi8((char)row->q_max));
-    }
-    return _mm512_permutexvar_epi32(order, low);
-}
-
-INLINE __m128i quarter(__m512i codes, const int index)
-{
-    return index == 0   ? _mm512_castsi512_si128(codes)
-           : index == 1 ? _mm512_extracti32x4_epi32(codes, 1)
-           : index == 2 ? _mm512_extracti32x4_epi32(codes, 2)
-                        : _mm512_extracti32x4_epi32(codes, 3);
+    return codes_saturate(code, row->q_min, row->q_max, row->is_signed);
 }
 
 /* 64 codes of 4 * split / vectors pixels to memory, of which the first `pixels` exist. */
@@ -266,7 +228,7 @@ static void vnni512_row(const qn_row *row)
     }
 }
 
-const qn_host_kernel qn_host_kernel_vnni512 = {"vnni512", LANES, 2, 4, NULL, vnni512_row};
+const qn_host_kernel qn_host_kernel_vnni512 = {"vnni512", LANES, 2, 4, NULL, NULL, vnni512_row, NULL, NULL};
 
 #else
 typedef int qn_host_vnni512_is_left_out;
