@@ -25,4 +25,6 @@ class Kernel:
 
 
 PORTABLE = Kernel("portable", "qn_product_portable.c")
-KERNELS = {kernel.name: kernel for kernel in (PORTABLE,)}
+DSP = Kernel("dsp", "qn_product_dsp.c", Tiling(pixels=4, filters=32, lanes=4, patch_bits=16), "-O2")
+"""Cortex-M4, M7 and other Arm processors with the DSP extension: two 16-bit multiply-accumulates an instruction."""
+KERNELS = {kernel.name: kernel for kernel in (PORTABLE, DSP)}

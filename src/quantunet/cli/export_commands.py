@@ -12,6 +12,9 @@ from quantunet.cli.targets import TARGETS, Export, find_target, read_options
 from quantunet.integer_model import IntegerModel
 
 SET = typer.Option([], "--set", metavar="KEY=VALUE", help="An option of the target, see below; may be repeated.")
+C_TARGET = typer.Option(
+    None, "--target", help="Of --to c: generic (default), cortex-m4, cortex-m7, cortex-m55, riscv32; runs under QEMU."
+)
 RECORDED_IMAGES = 2
 _CHOICES = ", ".join(TARGETS)
 
@@ -28,6 +31,9 @@ def export(
     out: Path = typer.Option(..., help="Folder to write."),
     size: str | None = SIZE,
     data: Path | None = DATA,
+    c_target: str | None = C_TARGET,
+    flash: str | None = typer.Option(None, help="Of --target: flash of the part, such as 512KiB."),
+    ram: str | None = typer.Option(None, help="Of --target: RAM of the part, such as 128KiB."),
     settings: list[str] = SET,
     json_output: bool = JSON,
 ) -> None:
@@ -36,20 +42,25 @@ def export(
     \b
     Examples:
       quantunet export runs/em --to c --out em_c --size 256x256 && make -C em_c test
+      quantunet export runs/em --to c --target cortex-m4 --ram 128KiB --size 64x64 --out em_m4 && make -C em_m4 run
       quantunet export runs/em --to onnx --out em_onnx --set opset=25
       quantunet export model.safetensors --to qonnx --out em_qonnx --size 128x128 --set widths=layer
     """
     target = find_target(to)
-    options = read_options(target, settings)
+    options = read_options(target, settings + _as_settings(target=c_target, flash=flash, ram=ram))
     model = IntegerModel.load(require_path(run))
     size_px = image_size(model, size)
     recorded = input_codes(run, data, model, size_px, at_most=RECORDED_IMAGES)
-    folder = target.export(Export(model.graph, out, size_px, recorded, options))
+    request = Export(model.graph, out, size_px, recorded, options)
+    folder = target.export(request)
+    remark = target.remark(request)
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     if json_output:
-        print_json({"folder": str(folder), "files": files, "image": list(size_px)})
+        print_json({"folder": str(folder), "files": files, "image": list(size_px), "remark": remark})
         return
     console.print(f"{folder}: {', '.join(files)}")
+    if remark:
+        console.print(remark)
     console.print(f"next: {target.next_step.format(folder=folder)}")
 
 
@@ -59,6 +70,7 @@ def verify(
     data: Path | None = DATA,
     images: int = typer.Option(8, min=1, help="Verify on so many images at the most."),
     size: str | None = typer.Option(None, help="Crop or fill the images to HxW; default: as they are."),
+    c_target: str | None = C_TARGET,
     settings: list[str] = SET,
     json_output: bool = JSON,
 ) -> None:
@@ -74,7 +86,7 @@ def verify(
       quantunet verify runs/em --to qonnx --images 2 --size 128x128
     """
     target = find_target(to)
-    options = read_options(target, settings)
+    options = read_options(target, settings + _as_settings(target=c_target))
     model = IntegerModel.load(require_path(run))
     size_px = None if size is None else image_size(model, size)
     proof = target.verify(model.graph, input_codes(run, data, model, size_px, at_most=images), options)
@@ -88,6 +100,10 @@ def verify(
             console.print(proof["note"])
     if proof["differing"]:
         raise typer.Exit(1)
+
+
+def _as_settings(**options: str | None) -> list[str]:
+    return [f"{key}={value}" for key, value in options.items() if value is not None]
 
 
 def _target_list() -> str:

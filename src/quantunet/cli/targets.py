@@ -5,17 +5,21 @@ Backends are imported when they are called for: their packages are optional.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantunet.errors import UserError
 from quantunet.ir.graph import IntegerGraph
+
+if TYPE_CHECKING:
+    from quantunet.backends.c_board import Budget
 
 Codes = NDArray[np.integer]
 Options = Mapping[str, str]
@@ -49,6 +53,7 @@ class Target:
         verify: compares the backend with the interpreter on input codes (c, h, w): a JSON object with "tensors",
             "compared", "differing" and what else there is to tell, in words as "note".
         options: what ``--set`` may give, and what it means.
+        remark: what is to be said of an export besides, in one line.
     """
 
     name: str
@@ -57,6 +62,7 @@ class Target:
     export: Callable[[Export], Path]
     verify: Callable[[IntegerGraph, Sequence[Codes], Options], dict[str, Any]]
     options: Mapping[str, str] = field(default_factory=dict)
+    remark: Callable[[Export], str] = lambda _: ""
 
 
 def find_target(name: str) -> Target:
@@ -90,14 +96,56 @@ def read_options(target: Target, settings: Sequence[str]) -> dict[str, str]:
 
 def _export_c(request: Export) -> Path:
     from quantunet.backends.c_code import export_c
+    from quantunet.backends.c_mcu import export_mcu
 
-    return export_c(request.graph, request.out_dir, *request.size_px, request.recorded)
+    budget = _c_budget(request.options)
+    if budget is None:
+        return export_c(request.graph, request.out_dir, *request.size_px, request.recorded)
+    return export_mcu(request.graph, request.out_dir, request.size_px, budget, request.recorded)
 
 
-def _verify_c(graph: IntegerGraph, inputs: Sequence[Codes], _: Options) -> dict[str, Any]:
+def _remark_c(request: Export) -> str:
+    from quantunet.backends.c_mcu import fit, lay_out_for
+
+    budget = _c_budget(request.options)
+    return "" if budget is None else str(fit(lay_out_for(request.graph, *request.size_px, budget.target), budget))
+
+
+def _verify_c(graph: IntegerGraph, inputs: Sequence[Codes], options: Options) -> dict[str, Any]:
+    from quantunet.backends.c_mcu_verify import verify_images
     from quantunet.backends.c_verify import verify_c
 
-    return asdict(verify_c(graph, inputs))
+    budget = _c_budget(options)
+    return asdict(verify_c(graph, inputs) if budget is None else verify_images(graph, inputs, budget.target))
+
+
+def _c_budget(options: Options) -> Budget | None:
+    """Target and memory of a microcontroller; None for a project that is bound to none.
+
+    Raises:
+        UserError: if the target is unknown, a size malformed or more than there is, or a size is given without target.
+    """
+    from quantunet.backends.c_board import Budget
+    from quantunet.backends.c_targets import find_c_target
+
+    name = options.get("target", "generic")
+    if name == "generic":
+        for key in ("flash", "ram"):
+            if key in options:
+                raise UserError(f"--{key} {options[key]}: the generic C project has no limits; name a --target")
+        return None
+    target = find_c_target(name)
+    flash, ram = (_memory_bytes(options, key) for key in ("flash", "ram"))
+    return Budget(target, flash or target.flash_bytes, ram or target.ram_bytes)
+
+
+def _memory_bytes(options: Options, key: str) -> int | None:
+    if key not in options:
+        return None
+    found = re.fullmatch(r"(\d{1,9})\s*(B|KiB|MiB)", options[key])
+    if found is None or int(found[1]) == 0:
+        raise UserError(f"--{key} {options[key]!r} is no size: write it as 64KiB, 1MiB or 65536B")
+    return int(found[1]) * {"B": 1, "KiB": 1024, "MiB": 1024**2}[found[2]]
 
 
 def _opset(options: Options) -> int:
@@ -189,6 +237,12 @@ TARGETS: Mapping[str, Target] = {
             "make -C {folder} test",
             _export_c,
             _verify_c,
+            {
+                "target": "generic (default), or firmware: cortex-m4, cortex-m7, cortex-m55, riscv32; --target",
+                "flash": "of the part, such as 512KiB; default: that of a real part; --flash",
+                "ram": "likewise; --ram",
+            },
+            _remark_c,
         ),
         Target(
             "onnx",

@@ -1,0 +1,184 @@
+"""A C project for a microcontroller: firmware that runs recorded images under QEMU, in the memory of a real part."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantunet.backends.c_board import (
+    FIRMWARE,
+    STACK_BYTES,
+    Budget,
+    board_files,
+    linker_script,
+    makefile,
+    mask_checksum,
+    recorded_header,
+    recorded_source,
+)
+from quantunet.backends.c_build import runtime_files
+from quantunet.backends.c_model import CModel, lay_out, model_header, model_source, tiling_header
+from quantunet.backends.c_plan import tensor_bytes
+from quantunet.backends.c_qemu import build_firmware, has_tools, section_bytes
+from quantunet.backends.c_targets import CTarget
+from quantunet.backends.project_folder import write_project
+from quantunet.errors import UserError
+from quantunet.ir import interpreter
+from quantunet.ir.graph import GraphError, IntegerGraph
+
+PRODUCTS = (FIRMWARE, "firmware.map", "trace.bin", "*.o")
+Codes = NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Memory that firmware takes, in bytes, beside its budget.
+
+    Args:
+        flash_bytes: of the linked firmware, the test program left out; None without compiler.
+        ram_bytes: arena, scratch, image, mask and the reserved stack.
+    """
+
+    budget: Budget
+    flash_bytes: int | None
+    ram_bytes: int
+    advice: str
+
+    @property
+    def fits(self) -> bool:
+        """Whether both are within the budget, as far as they are known."""
+        return self.ram_bytes <= self.budget.ram_bytes and (self.flash_bytes or 0) <= self.budget.flash_bytes
+
+    def __str__(self) -> str:
+        """One line for the user."""
+        flash = "flash unknown (no compiler)" if self.flash_bytes is None else f"flash {self.flash_bytes:,}"
+        numbers = (
+            f"{flash} of {self.budget.flash_bytes:,} bytes, RAM {self.ram_bytes:,} of {self.budget.ram_bytes:,} bytes"
+        )
+        verdict = "fits" if self.fits else "does NOT fit"
+        return f"{self.budget.target.name}: {verdict}: {numbers}{self.advice}"
+
+
+def lay_out_for(graph: IntegerGraph, height: int, width: int, target: CTarget) -> CModel:
+    """The model as ``target`` runs it."""
+    return lay_out(graph, height, width, kernel=target.kernel)
+
+
+def export_mcu(
+    graph: IntegerGraph, out_dir: str | Path, size_px: tuple[int, int], budget: Budget, recorded: Sequence[Codes] = ()
+) -> Path:
+    """Write the project for images of ``size_px`` (height, width); all of it or nothing. Returns ``out_dir``.
+
+    Args:
+        recorded: input codes (c, h, w) that the firmware runs.
+
+    Raises:
+        UserError: if the size does not fit the graph, an input does not fit the size, or ``out_dir`` holds other files.
+    """
+    files = mcu_files(lay_out_for(graph, *size_px, budget.target), budget, recorded)
+    return write_project(out_dir, files, products=PRODUCTS)
+
+
+def mcu_files(model: CModel, budget: Budget, recorded: Sequence[Codes] = ()) -> dict[str, str]:
+    """Every file of the project, by path.
+
+    Raises:
+        UserError: if a recorded input does not fit the model.
+    """
+    expected = (model.graph.input.channels, model.height, model.width)
+    for index, codes in enumerate(recorded):
+        if codes.shape != expected:
+            raise UserError(f"recorded input {index} has the shape {codes.shape}, the exported model takes {expected}")
+    masks = [interpreter.run(model.graph, codes[None]).reshape(codes.shape[1:]) for codes in recorded]
+    return {
+        **runtime_files(model.kernel),
+        **board_files(budget.target),
+        "qn_tiling.h": tiling_header(model.tiling),
+        "model.h": model_header(model),
+        "model.c": model_source(model),
+        "board/recorded.h": recorded_header(model),
+        "board/recorded.c": recorded_source(model, recorded, masks),
+        "linker.ld": linker_script(budget),
+        "Makefile": makefile(budget),
+        "README.md": _readme(model, budget, [mask_checksum(mask) for mask in masks]),
+    }
+
+
+def ram_bytes(model: CModel) -> int:
+    """Arena, scratch, image, mask and stack of the firmware; the linker may add a few bytes to align them."""
+    formats, shapes = model.graph.formats(), model.graph.shapes(model.height, model.width)
+    ends = (model.graph.input.name, model.graph.output.name)
+    outside = sum(tensor_bytes(shapes[name], formats[name]) for name in ends)
+    return model.plan.arena_bytes + model.plan.scratch_bytes + outside + STACK_BYTES
+
+
+def fit(model: CModel, budget: Budget) -> Fit:
+    """What the firmware takes beside its budget: linked for real where the compiler is there."""
+    flash, ram = None, ram_bytes(model)
+    if has_tools(budget.target, emulator=False):
+        board = budget.target.board
+        whole = Budget(budget.target, board.flash.size_bytes, board.ram.size_bytes)
+        if ram <= board.ram.size_bytes * 15 // 16:
+            with tempfile.TemporaryDirectory(prefix="quantunet-fit-") as folder:
+                firmware = build_firmware(Path(folder), mcu_files(model, whole))
+                flash, ram = section_bytes(firmware, budget.target)
+    draft = Fit(budget, flash, ram, "")
+    return draft if draft.fits else Fit(budget, flash, ram, _advice(model, draft))
+
+
+def _advice(model: CModel, draft: Fit) -> str:
+    budget = draft.budget
+    limits = f"flash={budget.flash_bytes // 1024}KiB ram={budget.ram_bytes // 1024}KiB"
+    ways = []
+    if draft.ram_bytes > budget.ram_bytes:
+        smaller = _largest_that_fits(model, budget)
+        ways.append(f"export --size {smaller[0]}x{smaller[1]}" if smaller else "no image size fits in this RAM")
+    ways.append(f'train --budget "{limits}"')
+    ways.append("a larger part with --flash and --ram")
+    return "; what helps: " + ", or ".join(ways)
+
+
+def _largest_that_fits(model: CModel, budget: Budget) -> tuple[int, int] | None:
+    """The largest image of about the same proportions whose RAM fits."""
+    multiple = model.graph.size_multiple()
+    steps = model.width // multiple
+    for step in range(steps - 1, 0, -1):
+        height = max(1, round(model.height * step / steps / multiple)) * multiple
+        try:
+            smaller = lay_out_for(model.graph, height, step * multiple, budget.target)
+        except GraphError:
+            continue
+        if ram_bytes(smaller) <= budget.ram_bytes:
+            return height, step * multiple
+    return None
+
+
+def _readme(model: CModel, budget: Budget, checksums: Sequence[int]) -> str:
+    target, plan = budget.target, model.plan
+    return f"""# A segmentation model for {target.name}, written by quantunet
+
+Integer arithmetic only: no floating point, no heap, no libm. Research use; not a medical device.
+
+`make` links `{FIRMWARE}` with `{target.cross}gcc`; `make run` runs it on QEMU's `{target.board.machine}`
+(Debian: `{target.packages}`). It runs {len(checksums)} recorded images, compares every pixel
+with the reference, and prints checksum, stack, instructions by layer, and flash by section.
+Checksums of the masks: {", ".join(map(str, checksums)) or "none"}.
+
+| memory | bytes |
+|---|---|
+| flash that the linker allows | {budget.flash_bytes} |
+| RAM that the linker allows | {budget.ram_bytes} |
+| activations, static arena | {plan.arena_bytes} |
+| scratch of the kernels | {plan.scratch_bytes} |
+| stack, reserved | {STACK_BYTES} |
+
+The budget is the linker script's, by default that of {target.part}; the board that QEMU
+emulates has more. Test program and recorded images lie in memory of their own and count as neither flash nor RAM.
+Instructions are counted, cycles are not modelled. To use the model in a program of yours, take
+`model.*` and `qn_*` and leave `board/`: see `model.h`.
+"""

@@ -1,0 +1,163 @@
+"""The proof that firmware under QEMU equals the interpreter: every code of every tensor, of one graph or of many."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantunet.backends.c_board import Budget, board_files, linker_script, makefile
+from quantunet.backends.c_build import runtime_files
+from quantunet.backends.c_model import (
+    CModel,
+    code_dtype,
+    lay_out,
+    model_header,
+    model_source,
+    stored_tensors,
+    tiling_header,
+)
+from quantunet.backends.c_qemu import FirmwareError, build_firmware, require_tools, run_firmware
+from quantunet.backends.c_targets import CTarget
+from quantunet.backends.c_verify import Proof
+from quantunet.errors import UserError
+from quantunet.ir import interpreter
+from quantunet.ir.graph import IntegerGraph
+
+Codes = NDArray[np.integer]
+
+
+def verify_mcu(graphs: Iterable[tuple[IntegerGraph, Sequence[Codes]]], target: CTarget) -> Proof:
+    """Run every graph's input codes (c, h, w), all of one size, in one firmware, and compare every stored tensor.
+
+    Raises:
+        UserError: if compiler or emulator are absent, or the emulated board has too little memory.
+        FirmwareError: if the firmware crashes.
+    """
+    require_tools(target)
+    cases = [
+        (lay_out(graph, *images[0].shape[1:], prefix=f"m{index}", kernel=target.kernel), images)
+        for index, (graph, images) in enumerate(graphs)
+    ]
+    _check_memory([model for model, _ in cases], target)
+    compared = differing = 0
+    first, names = "", set()
+    with tempfile.TemporaryDirectory(prefix="quantunet-verify-") as name:
+        folder = Path(name)
+        build_firmware(folder, _files(cases, target))
+        (folder / "input.bin").write_bytes(
+            b"".join(_image_bytes(model, image) for model, images in cases for image in images)
+        )
+        run_firmware(folder)
+        trace = (folder / "trace.bin").read_bytes()
+    offset = 0
+    for model, images in cases:
+        for image in images:
+            expected = interpreter.trace(model.graph, image[None])
+            offset, tensors = _read_image(model, trace, offset)
+            for tensor, values in tensors.items():
+                wrong = int(np.count_nonzero(values != expected[tensor][0]))
+                compared, differing = compared + values.size, differing + wrong
+                first = first or (tensor if wrong else "")
+                names.add((model.prefix, tensor))
+    if offset != len(trace):
+        raise FirmwareError(f"the firmware wrote {len(trace)} bytes of tensors, not {offset}")
+    arena_bytes = max(model.plan.arena_bytes for model, _ in cases)
+    return Proof(f"c {target.name}", len(names), compared, differing, arena_bytes, sum(len(i) for _, i in cases), first)
+
+
+def verify_images(graph: IntegerGraph, images: Sequence[Codes], target: CTarget) -> Proof:
+    """One graph on images (c, h, w) whose sizes may differ."""
+    sizes: dict[tuple[int, ...], list[Codes]] = {}
+    for image in images:
+        sizes.setdefault(image.shape, []).append(image)
+    return verify_mcu([(graph, group) for group in sizes.values()], target)
+
+
+def _check_memory(models: Sequence[CModel], target: CTarget) -> None:
+    needed = sum(model.plan.arena_bytes + model.plan.scratch_bytes for model in models)
+    needed += max(model.height * model.width * (8 * model.graph.input.channels + 4) for model in models)
+    if needed > target.board.ram.size_bytes * 7 // 8:
+        raise UserError(
+            f"{needed:,} bytes of tensors do not fit on {target.board.machine}, which has "
+            f"{target.board.ram.size_bytes:,}: verify smaller images with --size"
+        )
+
+
+def _files(cases: Sequence[tuple[CModel, Sequence[Codes]]], target: CTarget) -> dict[str, str]:
+    board = target.board
+    budget = Budget(target, board.flash.size_bytes, board.ram.size_bytes)
+    models = [model for model, _ in cases]
+    texts = {f"{model.prefix}.h": model_header(model) for model in models}
+    texts |= {f"{model.prefix}.c": model_source(model, f"{model.prefix}.h") for model in models}
+    return {
+        **runtime_files(target.kernel),
+        **board_files(target),
+        **texts,
+        "qn_tiling.h": tiling_header(models[0].tiling),
+        "board/main.c": _main_source(cases),
+        "linker.ld": linker_script(budget),
+        "Makefile": makefile(budget, [f"{model.prefix}.c" for model in models], ("main.c", "board_host.c")),
+    }
+
+
+def _main_source(cases: Sequence[tuple[CModel, Sequence[Codes]]]) -> str:
+    """A program that reads images from input.bin and writes every stored tensor to trace.bin."""
+    runs, sizes = [], []
+    for model, images in cases:
+        image_bytes, mask_bytes = len(_image_bytes(model, images[0])), stored_tensors(model)[model.graph.output.name]
+        sizes += [image_bytes, mask_bytes]
+        runs.append(
+            f"    for (int k = 0; k < {len(images)}; k++) {{\n"
+            f"        board_input_read(image, {image_bytes});\n"
+            f"        if ({model.prefix}_run((const void *)image, (void *)mask) != 0) {{\n"
+            "            return 1;\n        }\n    }\n"
+        )
+    headers = "".join(f'#include "{model.prefix}.h"\n' for model, _ in cases)
+    return f"""#include "board.h"
+{headers}
+void main_trace(int32_t node, const uint8_t *codes, size_t size_bytes);
+
+__attribute__((section(".caller"))) static int32_t image[{max(sizes) // 4 + 1}], mask[{max(sizes) // 4 + 1}];
+
+void main_trace(int32_t node, const uint8_t *codes, size_t size_bytes)
+{{
+    const uint32_t head[2] = {{(uint32_t)node, (uint32_t)size_bytes}};
+
+    board_trace_write(head, sizeof head);
+    board_trace_write(codes, size_bytes);
+}}
+
+int main(void)
+{{
+{"".join(runs)}    return 0;
+}}
+"""
+
+
+def _image_bytes(model: CModel, image: Codes) -> bytes:
+    return image.transpose(1, 2, 0).astype(code_dtype(model.graph.input.output)).tobytes()
+
+
+def _read_image(model: CModel, trace: bytes, offset: int) -> tuple[int, dict[str, Codes]]:
+    """The tensors (c, h, w) of one run, the image itself left out, and where the next run begins."""
+    formats, shapes = model.graph.formats(), model.graph.shapes(model.height, model.width)
+    sizes = stored_tensors(model)
+    tensors: dict[str, Codes] = {}
+    for _ in sizes:
+        node, size_bytes = np.frombuffer(trace, np.uint32, 2, offset).tolist()
+        name = model.graph.nodes[node].name
+        channels, height, width = shapes[name]
+        dtype = code_dtype(formats[name])
+        if size_bytes != sizes[name]:
+            raise FirmwareError(f"the firmware wrote {size_bytes} bytes of {name!r}, not {sizes[name]}")
+        values = np.frombuffer(trace, dtype, channels * height * width, offset + 8)
+        tensors[name] = values.reshape(height, width, channels).transpose(2, 0, 1)
+        offset += 8 + size_bytes
+    if set(tensors) != set(sizes):
+        raise FirmwareError(f"the firmware did not write {sorted(set(sizes) - set(tensors))}")
+    del tensors[model.graph.input.name]
+    return offset, tensors

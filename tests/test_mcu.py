@@ -1,0 +1,161 @@
+"""Firmware for microcontrollers: memory, report and every code, under QEMU; skipped without compiler or QEMU."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from graph_examples import every_node
+from random_graphs import random_codes, random_graph
+
+from quantunet.backends.c_board import Budget, board_files, linker_script, makefile, mask_checksum
+from quantunet.backends.c_mcu import export_mcu, fit, lay_out_for, mcu_files, ram_bytes
+from quantunet.backends.c_mcu_verify import verify_images, verify_mcu
+from quantunet.backends.c_qemu import FirmwareError, build_firmware, has_tools, read_report, run_firmware
+from quantunet.backends.c_targets import C_TARGETS, CTarget, find_c_target
+from quantunet.errors import UserError
+from quantunet.ir import interpreter
+from quantunet.ir.graph import IntegerGraph
+
+GRAPHS = 24
+SIZE = (16, 16)
+
+
+def default_budget(target: CTarget) -> Budget:
+    return Budget(target, target.flash_bytes, target.ram_bytes)
+
+
+def images(graph: IntegerGraph, count: int = 2) -> list[np.ndarray]:
+    limits, rng = graph.input.output, np.random.default_rng(1)
+    return [rng.integers(limits.q_min, limits.q_max + 1, (graph.input.channels, *SIZE)) for _ in range(count)]
+
+
+@pytest.fixture(params=C_TARGETS)
+def target(request: pytest.FixtureRequest) -> CTarget:
+    found = C_TARGETS[request.param]
+    if not has_tools(found):
+        pytest.skip(f"no compiler or QEMU: apt-get install {found.packages}")
+    return found
+
+
+def test_every_code_of_random_graphs_equals_the_interpreter(target: CTarget) -> None:
+    graphs = [random_graph(seed, extended=seed % 2 == 1) for seed in range(GRAPHS)]
+    proof = verify_mcu([(graph, list(random_codes(graph, seed))) for seed, graph in enumerate(graphs)], target)
+    assert proof.differing == 0, proof.first_difference
+    assert proof.compared > 300_000
+    widths = {int(width) for graph in graphs for node in graph.weight_nodes() for width in node.weight_bit_width}
+    assert widths == set(range(1, 9))
+
+
+def test_the_firmware_reports_what_the_interpreter_and_the_plan_say(target: CTarget, tmp_path: Path) -> None:
+    graph, budget = every_node(), default_budget(target)
+    codes = images(graph)
+    project = export_mcu(graph, tmp_path / "p", SIZE, budget, codes)
+    text = run_firmware(project)
+    report = read_report(text)
+    masks = [interpreter.run(graph, image[None]) for image in codes]
+    assert report.checksums == tuple(map(mask_checksum, masks))
+    assert report.differing == 0
+    assert list(report.layers) == [node.name for node in graph.nodes]
+    assert sum(report.layers.values()) == report.instructions[-1]
+    assert all(count > 1000 for name, count in report.layers.items() if name not in ("image", "head"))
+    assert all(100 < stack_bytes < 2048 for stack_bytes in report.stack_bytes)
+    assert report.flash["flash"] == sum(report.flash[name] for name in ("code", "constants", "initialised"))
+    model = lay_out_for(graph, *SIZE, target)
+    assert 0 <= report.ram_bytes - ram_bytes(model) < 128, "the linker aligns"
+    found = fit(model, budget)
+    assert found.fits
+    assert found.ram_bytes == report.ram_bytes
+    assert found.flash_bytes is not None
+    assert abs(found.flash_bytes - report.flash["flash"]) <= 16, "RISC-V's linker shortens calls by distance"
+    assert run_firmware(project) == text, "instructions are counted, not timed"
+
+
+def test_a_wrong_pixel_is_seen(target: CTarget, tmp_path: Path) -> None:
+    graph = every_node()
+    project = export_mcu(graph, tmp_path / "p", SIZE, default_budget(target), images(graph))
+    file = project / "board" / "recorded.c"
+    text, count = re.subn(r"(recorded_masks\[\] = \{\n\s+)\d+", r"\g<1>99", file.read_text())
+    assert count == 1
+    file.write_text(text)
+    with pytest.raises(FirmwareError, match="total differing 1"):
+        run_firmware(project)
+
+
+def test_the_linker_enforces_the_budget(target: CTarget, tmp_path: Path) -> None:
+    graph = every_node()
+    for index, (flash, ram) in enumerate(((1 << 20 >> 1, 4096), (2048, 1 << 18))):
+        export_mcu(graph, tmp_path / str(index), SIZE, Budget(target, flash, ram))
+        done = subprocess.run(["make"], cwd=tmp_path / str(index), capture_output=True, text=True)
+        assert done.returncode != 0
+        assert f"region `{('RAM', 'FLASH')[index]}' overflowed" in done.stderr
+
+
+def test_a_loop_of_known_length_counts_exactly(target: CTarget, tmp_path: Path) -> None:
+    step = "addi %0, %0, -1\\n bnez %0, 1b" if target.name == "riscv32" else "subs %0, %0, #1\\n bne 1b"
+    main = f"""#include "board.h"
+static uint64_t turns(uint32_t count)
+{{
+    const uint64_t begin = board_instructions();
+    __asm__ volatile("1: {step}" : "+r"(count) : : "cc");
+    return board_instructions() - begin;
+}}
+int main(void)
+{{
+    static const char *const verdict[] = {{"no\\n", "yes\\n"}};
+    board_start();
+    const uint64_t one = turns(1), many = turns(100001), million = turns(1000001);
+    board_print(verdict[many - one == 200000 && million - one == 2000000]);
+    return 0;
+}}
+"""
+    budget = default_budget(target)
+    project = mcu_files(lay_out_for(every_node(), *SIZE, target), budget)
+    files = {
+        **project,
+        "board/main.c": main,
+        "Makefile": makefile(budget, (), ("main.c", "board_host.c")),
+    }  # fmt: skip
+    build_firmware(tmp_path, files)
+    assert run_firmware(tmp_path) == "yes\n"
+
+
+def test_what_does_not_fit_is_said_and_what_helps() -> None:
+    graph, target = every_node(), C_TARGETS["cortex-m4"]
+    model = lay_out_for(graph, 64, 64, target)
+    small = fit(model, Budget(target, 1 << 20, ram_bytes(model) - 1))
+    assert not small.fits
+    found = re.search(r"does NOT fit: .*export --size (\d+)x(\d+)", str(small))
+    assert found is not None
+    height, width = int(found[1]), int(found[2])
+    assert (height, width) == (60, 60), "the next smaller size of its halvings"
+    assert ram_bytes(lay_out_for(graph, height, width, target)) <= small.budget.ram_bytes
+    assert "no image size fits" in str(fit(model, Budget(target, 1 << 20, 1024)))
+
+
+def test_users_mistakes_are_one_line() -> None:
+    target = C_TARGETS["cortex-m55"]
+    with pytest.raises(UserError, match="--target 'z80' is unknown: generic, cortex-m4"):
+        find_c_target("z80")
+    with pytest.raises(UserError, match=r"--ram 8388608 B: mps3-an547 of --target cortex-m55 has 1 B to 4096 KiB"):
+        Budget(target, 1024, 8 << 20)
+
+
+def test_texts_hold_no_float_and_no_allocation() -> None:
+    for target in C_TARGETS.values():
+        texts = {**board_files(target), "linker.ld": linker_script(default_budget(target))}
+        assert len(texts) >= 6
+        for name, text in texts.items():
+            assert not re.search(r"\b(float|double|malloc|free|printf|math\.h)\b", text), name
+
+
+def test_images_of_several_sizes_are_verified(target: CTarget) -> None:
+    graph = every_node()
+    codes = [image[:, :height, :width] for image in images(graph, 1) for height, width in ((8, 16), (16, 8))]
+    proof = verify_images(graph, codes, target)
+    assert (proof.images, proof.differing) == (2, 0)
+    with pytest.raises(UserError, match=r"do not fit on .*verify smaller images with --size"):
+        verify_images(graph, [np.zeros((graph.input.channels, 4096, 4096), np.int64)], target)
