@@ -66,6 +66,7 @@ enum { QN_WINOGRAD_TILES = 8, QN_WINOGRAD_PRODUCTS = 16 * QN_WINOGRAD_TILES * 2 
 typedef struct {
     const uint8_t *row[4]; /* of a doubled source three */
     int32_t channels, count, is_doubled;
+    int32_t is_last; /* nothing of a tile lies behind it: vectors may write 64 bytes */
     uint8_t *out;
     size_t plane_bytes, tile_bytes;
 } qn_tile_input;

@@ -34,7 +34,8 @@ typedef struct {
     int32_t row_count[QN_MAX_SOURCES]; /* rows of a source that a band holds */
     size_t row_bytes[QN_MAX_SOURCES], offset[QN_MAX_SOURCES];
     size_t out_offset, out_row_bytes; /* rows that are not stored as tensors, behind the sources */
-    size_t tile_offset, tile_bytes, product_offset; /* of Winograd */
+    size_t tile_offset, tile_bytes, product_offset, plane_bytes; /* of Winograd, as are these */
+    int32_t group_tiles, group_rows;
     size_t scratch_bytes;
 } qn_host_cut;
 

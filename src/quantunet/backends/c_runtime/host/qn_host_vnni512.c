@@ -58,11 +58,23 @@ INLINE void codes_store(const qn_row *row, uint8_t *out, __m512i codes, int32_t 
         _mm512_storeu_si512(out, codes);
     } else if (vectors >= 3) {
         _mm512_mask_storeu_epi8(out, ((__mmask64)~(uint64_t)0) >> (64 - channels), codes);
+    } else if (vectors == 2 && channels == 32) { /* masked stores of bytes are slow */
+        _mm256_storeu_si256((__m256i *)(void *)out, _mm512_castsi512_si256(codes));
+        if (pixels > 1) {
+            _mm256_storeu_si256((__m256i *)(void *)(out + row->out_step), _mm512_extracti64x4_epi64(codes, 1));
+        }
     } else if (vectors == 2) {
         const __mmask32 mask = (__mmask32)(0xffffffffu >> (32 - channels));
         _mm256_mask_storeu_epi8(out, mask, _mm512_castsi512_si256(codes));
         if (pixels > 1) {
             _mm256_mask_storeu_epi8(out + row->out_step, mask, _mm512_extracti64x4_epi64(codes, 1));
+        }
+    } else if (split == 1 && channels == 16) {
+#pragma GCC unroll 4
+        for (int p = 0; p < 4; p++) {
+            if (p < pixels) {
+                _mm_storeu_si128((__m128i *)(void *)(out + p * row->out_step), quarter(codes, p));
+            }
         }
     } else if (split == 1) {
         const __mmask16 mask = (__mmask16)(0xffffu >> (16 - channels));
@@ -103,6 +115,16 @@ INLINE void sums_store(const qn_row *row, uint8_t *out, __m512i acc, int32_t pix
     }
 }
 
+/* With parts, compilers copy and spill the sums of the intrinsic: the instruction itself leaves them where they are. */
+INLINE void product_add(__m512i *acc, __m512i codes, __m512i weight, const int split)
+{
+    if (split > 1) {
+        __asm__("vpdpbusd %2, %1, %0" : "+v"(*acc) : "v"(codes), "v"(weight));
+    } else {
+        *acc = _mm512_dpbusd_epi32(*acc, codes, weight);
+    }
+}
+
 /* `pixels` pixels from the first on, at once. */
 INLINE void tile_run(const qn_row *row, ptrdiff_t first, const int pixels, const int vectors, const int split)
 {
@@ -132,7 +154,7 @@ INLINE void tile_run(const qn_row *row, ptrdiff_t first, const int pixels, const
                 const __m512i codes = chunk_broadcast(group + (p % 4 == 3 ? step_3 : p % 4 * step), split);
 #pragma GCC unroll 4
                 for (int v = 0; v < vectors; v++) {
-                    acc[p * vectors + v] = _mm512_dpbusd_epi32(acc[p * vectors + v], codes, weight[v]);
+                    product_add(&acc[p * vectors + v], codes, weight[v], split);
                 }
             }
             w += 64 * vectors;

@@ -9,7 +9,7 @@
 
 #include "qn_host_layer.h"
 
-enum { LARGEST_CODE = 63, OFFSET = 128, TILE_BAND_BYTES = 256 * 1024, KERNEL = 3, POSITIONS = 16 };
+enum { LARGEST_CODE = 63, OFFSET = 128, TILE_BAND_BYTES = 256 * 1024, GROUP_BYTES = 24 * 1024, KERNEL = 3, POSITIONS = 16 };
 
 static const int8_t transform[4][KERNEL] = {{2, 0, 0}, {1, 1, 1}, {1, -1, 1}, {0, 0, 2}};
 
@@ -80,7 +80,7 @@ int qn_host_winograd_pays(const qn_host_conv *conv, int32_t lanes)
     const int32_t quarters = conv->out_channels / lanes * 4 + (left + lanes / 4 - 1) / (lanes / 4); /* the direct one's */
     const int32_t direct = (9 * plain + 4 * doubled) / 2 + 16;
     const int32_t gathered = 16 * ((plain + 63) / 64) + 9 * ((doubled + 63) / 64);
-    return 4 * (vectors * ((16 * plain + 9 * doubled) / 8 + 72) + gathered) < quarters * direct;
+    return 4 * (vectors * ((16 * plain + 9 * doubled) / 8 + 80) + gathered) < quarters * direct;
 }
 
 int qn_host_winograd_fits(const qn_host_conv *conv)
@@ -119,9 +119,27 @@ static int32_t source_offset(const qn_host_conv *conv, int32_t source)
     return offset;
 }
 
+/* The source whose bytes end there. */
+static int32_t source_before(const qn_host_conv *conv, int32_t end)
+{
+    int32_t s = 0;
+
+    while (s + 1 < conv->source_count && source_offset(conv, s) + padded(conv->source_channels[s]) != end) {
+        s++;
+    }
+    return s;
+}
+
 static size_t tile_bytes(const qn_host_conv *conv)
 {
-    return ((size_t)(source_bytes(conv, 0) + source_bytes(conv, 1)) + 63) / 64 * 64;
+    return (size_t)(source_bytes(conv, 0) + source_bytes(conv, 1));
+}
+
+/* From one position's tiles to the next one's: an odd number of cache lines, so that a tile's 16 stores do not fall into
+ * the same few places of the cache. */
+static size_t plane_bytes_of(size_t bytes)
+{
+    return (bytes + 127) / 128 * 128 + 3 * 64;
 }
 
 /* Chunks of the positions before this one. */
@@ -167,55 +185,88 @@ void qn_host_winograd_fill(qn_host_layer *layer, const qn_host_conv *conv, const
     last[all_lanes] = shift + 2;
 }
 
+/* Bands, and groups of tiles that are transformed together, then multiplied. Where the weights of all passes stay in the second
+ * cache, a group is a part of a row that stays in the first; else it is the whole band, so that weights are read once. */
 void qn_host_winograd_cut(const qn_host_layer *layer, const qn_host_io *io, int32_t threads, qn_host_cut *cut)
 {
-    const size_t width = (size_t)(io->out_width + 1) / 2;
-    const size_t row_bytes = POSITIONS * width * tile_bytes(&layer->conv);
-    size_t rows = TILE_BAND_BYTES / row_bytes, all = (size_t)(io->out_height + 1) / 2;
+    const size_t width = (size_t)(io->out_width + 1) / 2, all = (size_t)(io->out_height + 1) / 2;
+    const size_t row_bytes = width * tile_bytes(&layer->conv);
+    size_t rows = TILE_BAND_BYTES / (POSITIONS * row_bytes), group = width;
 
+    if (layer->weight_bytes <= TILE_BAND_BYTES) {
+        group = GROUP_BYTES / (POSITIONS * tile_bytes(&layer->conv)) / QN_WINOGRAD_TILES * QN_WINOGRAD_TILES;
+        group = group < 2 * QN_WINOGRAD_TILES ? 2 * QN_WINOGRAD_TILES : group;
+        group = group < width ? group : width;
+        rows = (size_t)cut->rows / 2;
+    }
     rows = rows < 1 ? 1 : rows > all ? all : rows;
     cut->bands = (int32_t)((all + rows - 1) / rows);
     cut->bands = (cut->bands + threads - 1) / threads * threads;
     rows = (all + (size_t)cut->bands - 1) / (size_t)cut->bands;
     cut->rows = 2 * (int32_t)rows;
     cut->bands = (int32_t)((all + rows - 1) / rows);
-    cut->tile_bytes = rows * row_bytes;
+    cut->group_tiles = (int32_t)group;
+    cut->group_rows = layer->weight_bytes <= TILE_BAND_BYTES ? 1 : (int32_t)rows;
+    cut->plane_bytes = plane_bytes_of((size_t)cut->group_rows * group * tile_bytes(&layer->conv));
+    cut->tile_bytes = POSITIONS * cut->plane_bytes;
 }
 
-/* All transformed tiles of the band, then each pass over all of them, so that its weights are read once. */
+/* Tiles x to x + count of tile row y of the band, as row `at` of the group. */
+static void tiles_transform(const qn_host_layer *layer, const qn_host_cut *cut, int32_t x, int32_t y, int32_t count,
+                            int32_t at, uint8_t *scratch)
+{
+    const qn_host_conv *conv = &layer->conv;
+    const size_t bytes = tile_bytes(conv);
+    uint8_t *out = scratch + cut->tile_offset + (size_t)(at * cut->group_tiles) * bytes;
+
+    for (int32_t behind = (int32_t)bytes; behind > 0;) { /* sources from the last bytes of a tile to its first */
+        const int32_t s = source_before(conv, behind), is_doubled = conv->is_doubled[s];
+        const size_t next = cut->row_bytes[s], last = is_doubled ? 2 : 3, offset = (size_t)source_offset(conv, s);
+        const uint8_t *row = scratch + cut->offset[s] + (size_t)(is_doubled ? y : 2 * y) * next +
+                             (size_t)((is_doubled ? x : 2 * x) * conv->source_channels[s]);
+        const qn_tile_input input = {{row, row + next, row + 2 * next, row + last * next}, conv->source_channels[s], count,
+                                     is_doubled, behind == (int32_t)bytes, out + offset, cut->plane_bytes, bytes};
+        layer->kernel->transform(&input);
+        behind = (int32_t)offset;
+    }
+}
+
+static void tiles_multiply(const qn_host_layer *layer, const qn_host_io *io, const qn_host_cut *cut, const qn_pass *pass,
+                           int32_t x, int32_t y, int32_t count, int32_t at, int32_t rows, uint8_t *scratch, uint8_t *out,
+                           size_t out_row_bytes)
+{
+    const qn_host_conv *conv = &layer->conv;
+    const size_t lanes = (size_t)(pass->vectors * layer->kernel->lanes), bytes = tile_bytes(conv);
+    const int32_t *start = layer->tables + pass->table_offset;
+    uint8_t *first = out + (size_t)(2 * y) * out_row_bytes + (ptrdiff_t)(2 * x) * io->out_channels + pass->first;
+    const qn_tile_row row = {scratch + cut->tile_offset + (size_t)(at * cut->group_tiles) * bytes, cut->plane_bytes, bytes,
+                             count, pass->vectors, pass->channels, (source_bytes(conv, 0) + source_bytes(conv, 1)) / 4,
+                             source_bytes(conv, 0) / 4, layer->weights + pass->weight_offset, start,
+                             start + POSITIONS * lanes, start + (POSITIONS + 1) * lanes, conv->requantize.q_min,
+                             conv->requantize.q_max, conv->is_signed_out, io->out_width - 2 * x,
+                             {first, 2 * y + 1 < rows ? first + out_row_bytes : NULL}, io->out_channels,
+                             (int32_t *)(void *)(scratch + cut->product_offset)};
+    layer->kernel->tiles(&row);
+}
+
 void qn_host_winograd_band(const qn_host_layer *layer, const qn_host_io *io, const qn_host_cut *cut, int32_t rows,
                            uint8_t *scratch, uint8_t *out, size_t out_row_bytes)
 {
-    const qn_host_conv *conv = &layer->conv;
     const int32_t tile_rows = (rows + 1) / 2, width = (io->out_width + 1) / 2;
-    const size_t row_bytes = (size_t)width * tile_bytes(conv), plane_bytes = (size_t)tile_rows * row_bytes;
-    uint8_t *tiles = scratch + cut->tile_offset;
 
-    for (int32_t y = 0; y < tile_rows; y++) {
-        for (int32_t s = 0; s < conv->source_count; s++) {
-            const uint8_t *row = scratch + cut->offset[s] + (size_t)(conv->is_doubled[s] ? y : 2 * y) * cut->row_bytes[s];
-            const size_t next = cut->row_bytes[s], last = conv->is_doubled[s] ? 2 : 3;
-            const qn_tile_input input = {{row, row + next, row + 2 * next, row + last * next}, conv->source_channels[s],
-                                         width, conv->is_doubled[s],
-                                         tiles + (size_t)y * row_bytes + (size_t)source_offset(conv, s), plane_bytes,
-                                         tile_bytes(conv)};
-            layer->kernel->transform(&input);
-        }
-    }
-    for (int32_t p = 0; p < layer->pass_count; p++) {
-        const qn_pass *pass = &layer->passes[p];
-        const int32_t *start = layer->tables + pass->table_offset;
-        const size_t lanes = (size_t)(pass->vectors * layer->kernel->lanes);
-        for (int32_t y = 0; y < tile_rows; y++) {
-            uint8_t *first = out + (size_t)(2 * y) * out_row_bytes + pass->first;
-            const qn_tile_row row = {tiles + (size_t)y * row_bytes, plane_bytes, tile_bytes(conv), width, pass->vectors,
-                                     pass->channels, (source_bytes(conv, 0) + source_bytes(conv, 1)) / 4,
-                                     source_bytes(conv, 0) / 4, layer->weights + pass->weight_offset, start,
-                                     start + POSITIONS * lanes, start + (POSITIONS + 1) * lanes, conv->requantize.q_min,
-                                     conv->requantize.q_max, conv->is_signed_out, io->out_width,
-                                     {first, 2 * y + 1 < rows ? first + out_row_bytes : NULL}, io->out_channels,
-                                     (int32_t *)(void *)(scratch + cut->product_offset)};
-            layer->kernel->tiles(&row);
+    for (int32_t y = 0; y < tile_rows; y += cut->group_rows) {
+        const int32_t here = tile_rows - y < cut->group_rows ? tile_rows - y : cut->group_rows;
+        for (int32_t x = 0; x < width; x += cut->group_tiles) {
+            const int32_t count = width - x < cut->group_tiles ? width - x : cut->group_tiles;
+            for (int32_t k = 0; k < here; k++) {
+                tiles_transform(layer, cut, x, y + k, count, k, scratch);
+            }
+            for (int32_t p = 0; p < layer->pass_count; p++) {
+                for (int32_t k = 0; k < here; k++) {
+                    tiles_multiply(layer, io, cut, &layer->passes[p], x, y + k, count, k, rows, scratch, out,
+                                   out_row_bytes);
+                }
+            }
         }
     }
 }

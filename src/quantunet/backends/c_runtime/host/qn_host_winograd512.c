@@ -7,104 +7,126 @@
 
 #include "qn_host_vnni512.h"
 
-/* 64 channels at a time: columns slide along the row, so that each pixel is read once. */
-static void plain_transform(const qn_tile_input *input)
+/* Masked stores of bytes are slow: whole vectors where their ends are free or `channels` is their size. */
+INLINE void bytes_store(uint8_t *out, __m512i bytes, __mmask64 mask, const int width)
+{
+    if (width == 64) {
+        _mm512_storeu_si512(out, bytes);
+    } else if (width == 32) {
+        _mm256_storeu_si256((__m256i *)(void *)out, _mm512_castsi512_si256(bytes));
+    } else if (width == 16) {
+        _mm_storeu_si128((__m128i *)(void *)out, _mm512_castsi512_si128(bytes));
+    } else {
+        _mm512_mask_storeu_epi8(out, mask, bytes);
+    }
+}
+
+/* Up to 64 channels: columns slide along the row, so that each pixel is read once. */
+INLINE void plain_transform(const qn_tile_input *input, int32_t first, const int width)
 {
     const __m512i offset = _mm512_set1_epi8((char)128);
     const int32_t channels = input->channels;
 
-    for (int32_t first = 0; first < channels; first += 64) {
-        const int32_t left = channels - first;
-        const __mmask64 mask = left >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << left) - 1;
-        const uint8_t *row_0 = input->row[0] + first, *row_1 = input->row[1] + first;
-        const uint8_t *row_2 = input->row[2] + first, *row_3 = input->row[3] + first;
-        uint8_t *out = input->out + first;
-        __m512i v[4][4] = {{_mm512_setzero_si512()}};
+    const int32_t left = channels - first;
+    const __mmask64 mask = left >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << left) - 1;
+    const uint8_t *row_0 = input->row[0] + first, *row_1 = input->row[1] + first;
+    const uint8_t *row_2 = input->row[2] + first, *row_3 = input->row[3] + first;
+    uint8_t *out = input->out + first;
+    __m512i v[4][4] = {{_mm512_setzero_si512()}};
 
-        for (int32_t pixel = -2; pixel < 2 * input->count; pixel += 2) {
+    for (int32_t pixel = -2; pixel < 2 * input->count; pixel += 2) {
 #pragma GCC unroll 2
-            for (int j = 2; j < 4; j++) {
-                const __m512i a = _mm512_maskz_loadu_epi8(mask, row_0), b = _mm512_maskz_loadu_epi8(mask, row_1);
-                const __m512i c = _mm512_maskz_loadu_epi8(mask, row_2), d = _mm512_maskz_loadu_epi8(mask, row_3);
-                v[0][j] = _mm512_sub_epi8(a, c);
-                v[1][j] = _mm512_add_epi8(b, c);
-                v[2][j] = _mm512_sub_epi8(c, b);
-                v[3][j] = _mm512_sub_epi8(b, d);
-                row_0 += channels, row_1 += channels, row_2 += channels, row_3 += channels;
-            }
-            if (pixel >= 0) {
-                uint8_t *at = out;
-#pragma GCC unroll 4
-                for (int i = 0; i < 4; i++) {
-                    const __m512i sum = _mm512_add_epi8(v[i][1], v[i][2]);
-                    _mm512_mask_storeu_epi8(at, mask, _mm512_xor_si512(_mm512_sub_epi8(v[i][0], v[i][2]), offset));
-                    at += input->plane_bytes;
-                    _mm512_mask_storeu_epi8(at, mask, i == 1 ? sum : _mm512_xor_si512(sum, offset));
-                    at += input->plane_bytes;
-                    _mm512_mask_storeu_epi8(at, mask, _mm512_xor_si512(_mm512_sub_epi8(v[i][2], v[i][1]), offset));
-                    at += input->plane_bytes;
-                    _mm512_mask_storeu_epi8(at, mask, _mm512_xor_si512(_mm512_sub_epi8(v[i][1], v[i][3]), offset));
-                    at += input->plane_bytes;
-                }
-                out += input->tile_bytes;
-            }
+        for (int j = 2; j < 4; j++) {
+            const __m512i a = _mm512_maskz_loadu_epi8(mask, row_0), b = _mm512_maskz_loadu_epi8(mask, row_1);
+            const __m512i c = _mm512_maskz_loadu_epi8(mask, row_2), d = _mm512_maskz_loadu_epi8(mask, row_3);
+            v[0][j] = _mm512_sub_epi8(a, c);
+            v[1][j] = _mm512_add_epi8(b, c);
+            v[2][j] = _mm512_sub_epi8(c, b);
+            v[3][j] = _mm512_sub_epi8(b, d);
+            row_0 += channels, row_1 += channels, row_2 += channels, row_3 += channels;
+        }
+        if (pixel >= 0) {
+            uint8_t *at = out;
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++) {
-                v[i][0] = v[i][2];
-                v[i][1] = v[i][3];
+                const __m512i sum = _mm512_add_epi8(v[i][1], v[i][2]);
+                bytes_store(at, _mm512_xor_si512(_mm512_sub_epi8(v[i][0], v[i][2]), offset), mask, width);
+                at += input->plane_bytes;
+                bytes_store(at, i == 1 ? sum : _mm512_xor_si512(sum, offset), mask, width);
+                at += input->plane_bytes;
+                bytes_store(at, _mm512_xor_si512(_mm512_sub_epi8(v[i][2], v[i][1]), offset), mask, width);
+                at += input->plane_bytes;
+                bytes_store(at, _mm512_xor_si512(_mm512_sub_epi8(v[i][1], v[i][3]), offset), mask, width);
+                at += input->plane_bytes;
             }
+            out += input->tile_bytes;
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            v[i][0] = v[i][2];
+            v[i][1] = v[i][3];
         }
     }
 }
 
 /* Pixels repeated 2x2: rows and columns 1 and 2 are equal, so all of row and column 2 is 0 and is left out. */
-static void doubled_transform(const qn_tile_input *input)
+INLINE void doubled_transform(const qn_tile_input *input, int32_t first, const int width)
 {
     const __m512i offset = _mm512_set1_epi8((char)128);
     const int32_t channels = input->channels;
 
-    for (int32_t first = 0; first < channels; first += 64) {
-        const int32_t left = channels - first;
-        const __mmask64 mask = left >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << left) - 1;
-        const uint8_t *row_0 = input->row[0] + first, *row_1 = input->row[1] + first, *row_2 = input->row[2] + first;
-        uint8_t *out = input->out + first;
-        __m512i v[3][3] = {{_mm512_setzero_si512()}};
+    const int32_t left = channels - first;
+    const __mmask64 mask = left >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << left) - 1;
+    const uint8_t *row_0 = input->row[0] + first, *row_1 = input->row[1] + first, *row_2 = input->row[2] + first;
+    uint8_t *out = input->out + first;
+    __m512i v[3][3] = {{_mm512_setzero_si512()}};
 
-        for (int32_t pixel = -2; pixel < input->count; pixel++) {
-            const __m512i a = _mm512_maskz_loadu_epi8(mask, row_0), b = _mm512_maskz_loadu_epi8(mask, row_1);
-            const __m512i c = _mm512_maskz_loadu_epi8(mask, row_2);
-            v[0][2] = _mm512_sub_epi8(a, b);
-            v[1][2] = _mm512_add_epi8(b, b);
-            v[2][2] = _mm512_sub_epi8(b, c);
-            row_0 += channels, row_1 += channels, row_2 += channels;
-            if (pixel >= 0) {
-#pragma GCC unroll 3
-                for (int i = 0; i < 3; i++) {
-                    uint8_t *at = out + (size_t)(i == 2 ? 12 : 4 * i) * input->plane_bytes;
-                    const __m512i sum = _mm512_add_epi8(v[i][1], v[i][1]);
-                    _mm512_mask_storeu_epi8(at, mask, _mm512_xor_si512(_mm512_sub_epi8(v[i][0], v[i][1]), offset));
-                    at += input->plane_bytes;
-                    _mm512_mask_storeu_epi8(at, mask, i == 1 ? sum : _mm512_xor_si512(sum, offset));
-                    at += 2 * input->plane_bytes;
-                    _mm512_mask_storeu_epi8(at, mask, _mm512_xor_si512(_mm512_sub_epi8(v[i][1], v[i][2]), offset));
-                }
-                out += input->tile_bytes;
-            }
+    for (int32_t pixel = -2; pixel < input->count; pixel++) {
+        const __m512i a = _mm512_maskz_loadu_epi8(mask, row_0), b = _mm512_maskz_loadu_epi8(mask, row_1);
+        const __m512i c = _mm512_maskz_loadu_epi8(mask, row_2);
+        v[0][2] = _mm512_sub_epi8(a, b);
+        v[1][2] = _mm512_add_epi8(b, b);
+        v[2][2] = _mm512_sub_epi8(b, c);
+        row_0 += channels, row_1 += channels, row_2 += channels;
+        if (pixel >= 0) {
 #pragma GCC unroll 3
             for (int i = 0; i < 3; i++) {
-                v[i][0] = v[i][1];
-                v[i][1] = v[i][2];
+                uint8_t *at = out + (size_t)(i == 2 ? 12 : 4 * i) * input->plane_bytes;
+                const __m512i sum = _mm512_add_epi8(v[i][1], v[i][1]);
+                bytes_store(at, _mm512_xor_si512(_mm512_sub_epi8(v[i][0], v[i][1]), offset), mask, width);
+                at += input->plane_bytes;
+                bytes_store(at, i == 1 ? sum : _mm512_xor_si512(sum, offset), mask, width);
+                at += 2 * input->plane_bytes;
+                bytes_store(at, _mm512_xor_si512(_mm512_sub_epi8(v[i][1], v[i][2]), offset), mask, width);
             }
+            out += input->tile_bytes;
+        }
+#pragma GCC unroll 3
+        for (int i = 0; i < 3; i++) {
+            v[i][0] = v[i][1];
+            v[i][1] = v[i][2];
         }
     }
 }
 
+/* Sources come with the last bytes of a tile first, and so do their channels here: what a vector writes too much at the end
+ * of a tile lies in the next tile, which is written later. */
 static void winograd512_transform(const qn_tile_input *input)
 {
-    if (input->is_doubled) {
-        doubled_transform(input);
-    } else {
-        plain_transform(input);
+    for (int32_t first = (input->channels - 1) / 64 * 64; first >= 0; first -= 64) {
+        const int32_t left = input->channels - first;
+        const int width = left >= 64 || input->is_last ? 64 : left == 32 || left == 16 ? left : 0;
+        if (input->is_doubled) {
+            width == 64   ? doubled_transform(input, first, 64)
+            : width == 32 ? doubled_transform(input, first, 32)
+            : width == 16 ? doubled_transform(input, first, 16)
+                          : doubled_transform(input, first, 0);
+        } else {
+            width == 64   ? plain_transform(input, first, 64)
+            : width == 32 ? plain_transform(input, first, 32)
+            : width == 16 ? plain_transform(input, first, 16)
+                          : plain_transform(input, first, 0);
+        }
     }
 }
 
@@ -168,12 +190,26 @@ INLINE void pair_store(const qn_tile_row *row, uint8_t *out, __m512i codes, int3
             _mm512_storeu_si512(out, codes);
             return;
         }
+        if (row->channels == 32) {
+            _mm256_storeu_si256((__m256i *)(void *)out, _mm512_castsi512_si256(codes));
+            if (pixels == 2) {
+                _mm256_storeu_si256((__m256i *)(void *)(out + row->out_step), _mm512_extracti64x4_epi64(codes, 1));
+            }
+            return;
+        }
         _mm256_mask_storeu_epi8(out, mask, _mm512_castsi512_si256(codes));
         if (pixels == 2) {
             _mm256_mask_storeu_epi8(out + row->out_step, mask, _mm512_extracti64x4_epi64(codes, 1));
         }
     } else {
         const __mmask16 mask = (__mmask16)(0xffffu >> (16 - row->channels));
+        if (row->channels == 16) {
+            _mm_storeu_si128((__m128i *)(void *)out, quarter(codes, 0));
+            if (pixels == 2) {
+                _mm_storeu_si128((__m128i *)(void *)(out + row->out_step), quarter(codes, 1));
+            }
+            return;
+        }
         _mm_mask_storeu_epi8(out, mask, quarter(codes, 0));
         if (pixels == 2) {
             _mm_mask_storeu_epi8(out + row->out_step, mask, quarter(codes, 1));
