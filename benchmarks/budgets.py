@@ -20,7 +20,7 @@ from quantunet.train.budget import CHANNEL_KINDS, TOLERANCE
 from quantunet.train.config import build_config
 
 BUDGETS = ("4bit", "2.5bit", "1.5bit", "0.8bit", "40KiB", "14KiB", "flash=50KiB", "bops=1.5G", "macs=80M",
-           "ram=500KiB", "ram=450KiB 1bit", "flash=40KiB ram=600KiB macs=100M")  # fmt: skip
+           "ram=120KiB", "ram=110KiB 1bit", "flash=40KiB ram=130KiB macs=100M")  # fmt: skip
 SHORT = {
     "crop_px": 64,
     "batch_size": 4,

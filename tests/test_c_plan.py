@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -37,10 +38,19 @@ def test_live_tensors_of_random_graphs_never_overlap() -> None:
     for seed in range(100):
         graph = random_graph(seed, extended=seed % 2 == 1)
         height, width = random_codes(graph, seed).shape[2:]
-        planned = c_plan.plan(graph, height, width)
-        tensors = [item for item in c_plan.lifetimes(graph, height, width) if item.name in planned.offsets]
-        assert no_two_live_tensors_overlap(tensors, dict(planned.offsets))
-        assert planned.arena_bytes <= sum(item.size_bytes + c_plan.ALIGNMENT_BYTES for item in tensors)
+        alive = c_plan.lifetimes(graph, height, width)
+        for tiling in (Tiling(), Tiling(band_pixels=1)):
+            planned = c_plan.plan(graph, height, width, tiling)
+            assert (planned.by_rows is None) or tiling.band_pixels
+            tensors = [
+                replace(item, size_bytes=planned.tensor_bytes[item.name])
+                if planned.by_rows is None
+                else Lifetime(item.name, planned.tensor_bytes[item.name], 0, 1)
+                for item in alive
+                if item.name in planned.offsets
+            ]
+            assert no_two_live_tensors_overlap(tensors, dict(planned.offsets))
+            assert planned.arena_bytes <= sum(item.size_bytes + c_plan.ALIGNMENT_BYTES for item in tensors)
 
 
 def test_a_chain_needs_two_tensors_only() -> None:
@@ -71,7 +81,7 @@ def test_a_head_with_one_reader_is_fused_and_takes_no_memory() -> None:
     assert c_plan.fused_heads(head(1)) == {"head": "mask0"}
     assert c_plan.plan(head(1), 8, 8).arena_bytes == 0
     assert c_plan.fused_heads(head(2)) == {}
-    assert c_plan.plan(head(2), 8, 8).arena_bytes == 4 * 64 + 64
+    assert c_plan.plan(head(2), 8, 8, Tiling()).arena_bytes == 4 * 64 + 64
 
 
 def test_peak_counts_image_and_mask() -> None:

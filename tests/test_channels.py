@@ -81,15 +81,19 @@ def test_a_channel_costs_what_its_removal_saves(upsampling: Upsampling) -> None:
 
 
 def test_memory_of_a_channel_is_that_of_all_copies_of_it() -> None:
-    net = network()
-    pixels = SIZE[0] * SIZE[1]
-    peak = measures.peak_tensors(lower(net), SIZE)
-    assert peak == {"encoders.0.conv2": 6 * pixels, "ups.0": 12 * pixels, "concat.1": 18 * pixels}
-    costs = ram_costs(net, peak)
-    assert {name: cost for name, cost in costs.items() if cost} == {
-        "encoders.0.conv2": 2 * pixels,
-        "decoders.1.conv2": 2 * pixels,
-    }
+    net, (_, width) = network(), SIZE
+    rings = measures.peak_tensors(lower(net), SIZE)
+    assert rings["ups.0"] == 1 * width * 12
+    assert rings["concat.1"] == 3 * width * 18
+    assert rings["encoders.0.conv2"] == 20 * width * 6
+    costs = ram_costs(net, rings)
+    # its own ring, the pooled one of half the width, and the joined one
+    assert costs["encoders.0.conv2"] == 20 * width + 3 * width // 2 + 3 * width
+    before = amount("ram", net)
+    quantizer_of(net, "encoders.0.conv2").silence_(1)
+    assert remove_channels_(net) == 1
+    # rings are aligned, and the expanded filters of the next layers shrink too
+    assert before - amount("ram", net) == pytest.approx(costs["encoders.0.conv2"], abs=200)
 
 
 def test_importance_is_the_squared_first_order_change_of_the_loss() -> None:

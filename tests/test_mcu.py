@@ -87,7 +87,7 @@ def test_a_wrong_pixel_is_seen(target: CTarget, tmp_path: Path) -> None:
 
 def test_the_linker_enforces_the_budget(target: CTarget, tmp_path: Path) -> None:
     graph = every_node()
-    for index, (flash, ram) in enumerate(((1 << 20 >> 1, 4096), (2048, 1 << 18))):
+    for index, (flash, ram) in enumerate(((1 << 20 >> 1, 2048), (2048, 1 << 18))):
         export_mcu(graph, tmp_path / str(index), SIZE, Budget(target, flash, ram))
         done = subprocess.run(["make"], cwd=tmp_path / str(index), capture_output=True, text=True)
         assert done.returncode != 0

@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 
 from quantunet.backends.c_build import compile_sources, runtime_files, write_files
-from quantunet.backends.c_model import lay_out, model_header, model_source, tiling_header
+from quantunet.backends.c_layout import lay_out
+from quantunet.backends.c_model import model_header, model_source, tiling_header
 from quantunet.backends.c_plan import SMALL, lifetimes, plan
 from quantunet.errors import UserError
 from quantunet.ir.graph import IntegerGraph
@@ -80,6 +81,9 @@ def bops(graph: IntegerGraph, size: Size) -> int:
 
 def peak_tensors(graph: IntegerGraph, size: Size) -> dict[str, int]:
     """Bytes of the tensors in the arena at the step at which they take most, by name."""
+    memory = plan(graph, *size)
+    if memory.by_rows is not None:
+        return dict(memory.tensor_bytes)  # rings are there all the time
     outside = {graph.input.name, graph.output.name}
     alive = [tensor for tensor in lifetimes(graph, *size) if tensor.name not in outside]
     steps = [[tensor for tensor in alive if tensor.first <= step <= tensor.last] for step in range(len(graph.nodes))]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantunet.backends.c_build import WARNINGS, runtime_files
-from quantunet.backends.c_model import CModel, c_array
+from quantunet.backends.c_layout import CModel, c_array
 from quantunet.backends.c_targets import CTarget
 from quantunet.errors import UserError
 

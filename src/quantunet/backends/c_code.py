@@ -14,15 +14,8 @@ from numpy.typing import NDArray
 
 from quantunet.backends.c_build import WARNINGS, find_compiler, has_compiler, runtime_files, write_files
 from quantunet.backends.c_kernels import PORTABLE, Kernel
-from quantunet.backends.c_model import (
-    CModel,
-    c_array,
-    lay_out,
-    model_header,
-    model_source,
-    packed_weight,
-    tiling_header,
-)
+from quantunet.backends.c_layout import CModel, c_array, lay_out
+from quantunet.backends.c_model import model_header, model_source, packed_weight, tiling_header
 from quantunet.backends.c_plan import Tiling
 from quantunet.backends.project_folder import write_project
 from quantunet.errors import UserError
@@ -188,8 +181,8 @@ The image lies row by row, the channels of a pixel together. A code is
 
 `make` builds `libmodel.a`. `make test` runs {images} recorded images and compares every pixel with the reference.
 `make test-sanitize` does so under address and undefined-behaviour sanitizers. `make size` prints the sections.
-Compile with `-DQN_TRACE=function` to have every intermediate tensor shown to
-`void function(int32_t node, const uint8_t *codes, size_t size_bytes)`.
+Compile with `-DQN_TRACE=function` to have every row of every tensor shown to
+`void function(int32_t node, size_t offset, const uint8_t *codes, size_t size_bytes)`, `offset` bytes into the tensor.
 `qn_tiling.h` and the scratch arrays of `model.c` belong together: export again to change them.
 """
 

@@ -22,7 +22,8 @@ from quantunet.backends.c_board import (
     recorded_source,
 )
 from quantunet.backends.c_build import runtime_files
-from quantunet.backends.c_model import CModel, lay_out, model_header, model_source, tiling_header
+from quantunet.backends.c_layout import CModel, lay_out
+from quantunet.backends.c_model import model_header, model_source, tiling_header
 from quantunet.backends.c_plan import tensor_bytes
 from quantunet.backends.c_qemu import build_firmware, has_tools, section_bytes
 from quantunet.backends.c_targets import CTarget

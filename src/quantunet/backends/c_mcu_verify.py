@@ -11,15 +11,8 @@ from numpy.typing import NDArray
 
 from quantunet.backends.c_board import Budget, board_files, linker_script, makefile
 from quantunet.backends.c_build import runtime_files
-from quantunet.backends.c_model import (
-    CModel,
-    code_dtype,
-    lay_out,
-    model_header,
-    model_source,
-    stored_tensors,
-    tiling_header,
-)
+from quantunet.backends.c_layout import CModel, code_dtype, lay_out, stored_tensors
+from quantunet.backends.c_model import model_header, model_source, tiling_header
 from quantunet.backends.c_qemu import FirmwareError, build_firmware, require_tools, run_firmware
 from quantunet.backends.c_targets import CTarget
 from quantunet.backends.c_verify import Proof
@@ -28,6 +21,8 @@ from quantunet.ir import interpreter
 from quantunet.ir.graph import IntegerGraph
 
 Codes = NDArray[np.integer]
+HEAD_WORDS = 3
+"""Before each row in trace.bin: its node, where it lies in the tensor, and its bytes."""
 
 
 def verify_mcu(graphs: Iterable[tuple[IntegerGraph, Sequence[Codes]]], target: CTarget) -> Proof:
@@ -119,13 +114,13 @@ def _main_source(cases: Sequence[tuple[CModel, Sequence[Codes]]]) -> str:
     headers = "".join(f'#include "{model.prefix}.h"\n' for model, _ in cases)
     return f"""#include "board.h"
 {headers}
-void main_trace(int32_t node, const uint8_t *codes, size_t size_bytes);
+void main_trace(int32_t node, size_t offset, const uint8_t *codes, size_t size_bytes);
 
 __attribute__((section(".caller"))) static int32_t image[{max(sizes) // 4 + 1}], mask[{max(sizes) // 4 + 1}];
 
-void main_trace(int32_t node, const uint8_t *codes, size_t size_bytes)
+void main_trace(int32_t node, size_t offset, const uint8_t *codes, size_t size_bytes)
 {{
-    const uint32_t head[2] = {{(uint32_t)node, (uint32_t)size_bytes}};
+    const uint32_t head[3] = {{(uint32_t)node, (uint32_t)offset, (uint32_t)size_bytes}};
 
     board_trace_write(head, sizeof head);
     board_trace_write(codes, size_bytes);
@@ -146,18 +141,22 @@ def _read_image(model: CModel, trace: bytes, offset: int) -> tuple[int, dict[str
     """The tensors (c, h, w) of one run, the image itself left out, and where the next run begins."""
     formats, shapes = model.graph.formats(), model.graph.shapes(model.height, model.width)
     sizes = stored_tensors(model)
-    tensors: dict[str, Codes] = {}
-    for _ in sizes:
-        node, size_bytes = np.frombuffer(trace, np.uint32, 2, offset).tolist()
+    parts = {name: bytearray(size_bytes) for name, size_bytes in sizes.items()}
+    left = dict(sizes)
+    while any(left.values()):
+        head = np.frombuffer(trace, np.uint32, min(HEAD_WORDS, (len(trace) - offset) // 4), offset).tolist()
+        if len(head) < HEAD_WORDS:
+            raise FirmwareError(f"the firmware did not write {sorted(name for name in left if left[name])} whole")
+        node, start, size_bytes = head
+        offset += 4 * HEAD_WORDS
         name = model.graph.nodes[node].name
+        parts[name][start : start + size_bytes] = trace[offset : offset + size_bytes]
+        left[name] -= size_bytes
+        offset += size_bytes
+    tensors: dict[str, Codes] = {}
+    for name, content in parts.items():
         channels, height, width = shapes[name]
-        dtype = code_dtype(formats[name])
-        if size_bytes != sizes[name]:
-            raise FirmwareError(f"the firmware wrote {size_bytes} bytes of {name!r}, not {sizes[name]}")
-        values = np.frombuffer(trace, dtype, channels * height * width, offset + 8)
-        tensors[name] = values.reshape(height, width, channels).transpose(2, 0, 1)
-        offset += 8 + size_bytes
-    if set(tensors) != set(sizes):
-        raise FirmwareError(f"the firmware did not write {sorted(set(sizes) - set(tensors))}")
+        values = np.frombuffer(content, code_dtype(formats[name])).reshape(height, width, channels)
+        tensors[name] = values.transpose(2, 0, 1)
     del tensors[model.graph.input.name]
     return offset, tensors

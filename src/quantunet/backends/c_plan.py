@@ -8,6 +8,7 @@ from math import prod
 
 import numpy as np
 
+from quantunet.backends.c_rows import RowPlan, plan_rows
 from quantunet.formats import IntFormat
 from quantunet.ir.graph import (
     ArgMax,
@@ -35,6 +36,8 @@ class Tiling:
         lanes: patches are padded to a multiple of this many codes, the width of the machine's vectors.
         patch_bits: of an activation in a patch and of an expanded weight: 8, u8 x s8, where signed inputs enter 128
             larger; or 16, s16 x s16, without an offset. It belongs to the kernel (see qn_product.h).
+        band_pixels: pixels that a node computes before the next one runs, in whole rows, at least one; None: all.
+            A model by rows keeps only the rows that are still to be read, and expands packed weights once a band.
 
     Raises:
         ValueError: if a number is not as said.
@@ -44,15 +47,18 @@ class Tiling:
     filters: int = 8
     lanes: int = 4
     patch_bits: int = 8
+    band_pixels: int | None = None
 
     def __post_init__(self) -> None:
         if self.pixels < 4 or self.pixels % 2 or self.filters < 4 or self.filters % 4 or self.lanes < 1:
             raise ValueError(f"{self} needs an even number of pixels >= 4, filters in fours, and a lane")
         if self.patch_bits not in (8, 16):
             raise ValueError(f"{self} needs 8 or 16 bits a code")
+        if self.band_pixels is not None and self.band_pixels < 1:
+            raise ValueError(f"{self} needs a pixel in a band")
 
 
-SMALL = Tiling()
+SMALL = Tiling(band_pixels=1)
 """For an exported project: little scratch."""
 FAST = Tiling(pixels=8, filters=32, lanes=64)
 """For the engine on the host."""
@@ -95,12 +101,20 @@ class Scratch:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where each stored tensor lies in the arena, in bytes; the image and the mask belong to the caller."""
+    """Where each stored tensor lies in the arena, in bytes; the image and the mask belong to the caller.
+
+    Args:
+        tensor_bytes: of what lies there, by name: whole tensors, or rings of their rows.
+        peak_activation_bytes: of whole tensors alive at one step, image and mask included.
+        by_rows: the schedule, where the graph runs by rows.
+    """
 
     offsets: Mapping[str, int]
+    tensor_bytes: Mapping[str, int]
     arena_bytes: int
     scratch: Scratch
     peak_activation_bytes: int
+    by_rows: RowPlan | None = None
 
     @property
     def scratch_bytes(self) -> int:
@@ -169,13 +183,27 @@ def plan(graph: IntegerGraph, height: int, width: int, tiling: Tiling = SMALL) -
     """
     check_size(graph, height, width)
     alive = lifetimes(graph, height, width)
-    outside = {graph.input.name, graph.output.name}
-    offsets, arena_bytes = place([tensor for tensor in alive if tensor.name not in outside])
     peak = max(
         sum(tensor.size_bytes for tensor in alive if tensor.first <= step <= tensor.last)
         for step in range(len(graph.nodes))
     )
-    return Plan(offsets, arena_bytes, scratch_of(graph, tiling), peak)
+    outside = {graph.input.name, graph.output.name}
+    inside = [tensor for tensor in alive if tensor.name not in outside]
+    offsets, arena_bytes = place(inside)
+    scratch = scratch_of(graph, tiling)
+    whole = Plan(offsets, {tensor.name: tensor.size_bytes for tensor in inside}, arena_bytes, scratch, peak)
+    if tiling.band_pixels is None:
+        return whole
+    rows = plan_rows(graph, height, width, tiling.band_pixels, fused_heads(graph))
+    shapes = graph.shapes(height, width)
+    rings = [
+        Lifetime(tensor.name, tensor.size_bytes // shapes[tensor.name][1] * rows.rows[tensor.name], 0, len(graph.nodes))
+        for tensor in inside
+    ]
+    offsets, arena_bytes = place(rings)  # all alive all the time
+    if arena_bytes >= whole.arena_bytes:
+        return whole
+    return Plan(offsets, {ring.name: ring.size_bytes for ring in rings}, arena_bytes, scratch, peak, rows)
 
 
 def check_size(graph: IntegerGraph, height: int, width: int) -> None:

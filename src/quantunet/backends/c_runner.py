@@ -13,15 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantunet.backends.c_build import CompilerMissing, accepts, build_library, has_compiler, runtime_files
-from quantunet.backends.c_model import (
-    CModel,
-    code_dtype,
-    lay_out,
-    model_header,
-    model_source,
-    stored_tensors,
-    tiling_header,
-)
+from quantunet.backends.c_layout import CModel, code_dtype, lay_out, stored_tensors
+from quantunet.backends.c_model import model_header, model_source, tiling_header
 from quantunet.backends.c_plan import FAST, Tiling
 from quantunet.backends.c_verify import FloatCheck, Proof, VerificationError, float_free, verify_c
 from quantunet.ir.graph import GraphError, IntegerGraph
@@ -45,7 +38,7 @@ _SHIM = """#include <stddef.h>
 #include <string.h>
 
 void qn_engine_watch(uint8_t **buffers);
-void qn_engine_show(int32_t index, const uint8_t *codes, size_t size_bytes);
+void qn_engine_show(int32_t index, size_t offset, const uint8_t *codes, size_t size_bytes);
 
 static uint8_t **watched; /* by node: where a copy of its tensor goes, or NULL; NULL altogether: nobody looks */
 
@@ -54,10 +47,10 @@ void qn_engine_watch(uint8_t **buffers)
     watched = buffers;
 }
 
-void qn_engine_show(int32_t index, const uint8_t *codes, size_t size_bytes)
+void qn_engine_show(int32_t index, size_t offset, const uint8_t *codes, size_t size_bytes)
 {
     if (watched != NULL && watched[index] != NULL) {
-        memcpy(watched[index], codes, size_bytes);
+        memcpy(watched[index] + offset, codes, size_bytes);
     }
 }
 """

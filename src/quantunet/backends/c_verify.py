@@ -23,7 +23,7 @@ from quantunet.backends.c_build import (
 )
 from quantunet.backends.c_code import project_files
 from quantunet.backends.c_kernels import PORTABLE, Kernel
-from quantunet.backends.c_model import CModel, code_dtype, lay_out, stored_tensors
+from quantunet.backends.c_layout import CModel, c_array, code_dtype, lay_out, stored_tensors
 from quantunet.backends.c_plan import Tiling
 from quantunet.ir import interpreter
 from quantunet.ir.graph import IntegerGraph
@@ -178,21 +178,29 @@ def _main_source(model: CModel) -> str:
     """A program that reads one image from its standard input and writes every tensor to the file it is given."""
     upper, prefix = model.prefix.upper(), model.prefix
     _, height, width = model.graph.shapes(model.height, model.width)[model.graph.output.name]
+    sizes, starts = stored_tensors(model), []
+    for node in model.graph.nodes:
+        names = list(sizes)
+        before = names[: names.index(node.name)] if node.name in sizes else []
+        starts.append(sum(sizes[name] for name in before))
     return f"""#include <stdint.h>
 #include <stdio.h>
 
 #include "model.h"
 
-void verify_show(int32_t index, const uint8_t *codes, size_t size_bytes);
+void verify_show(int32_t index, size_t offset, const uint8_t *codes, size_t size_bytes);
+
+/* where each node's tensor begins in the file */
+{c_array("static const int32_t starts[]", starts)}
 
 static {prefix}_code image[{upper}_HEIGHT * {upper}_WIDTH * {upper}_CHANNELS];
 static {prefix}_label mask[{height * width}];
 static FILE *trace;
 static int failed;
 
-void verify_show(int32_t index, const uint8_t *codes, size_t size_bytes)
+void verify_show(int32_t index, size_t offset, const uint8_t *codes, size_t size_bytes)
 {{
-    (void)index;
+    failed |= fseek(trace, starts[index] + (long)offset, SEEK_SET) != 0;
     failed |= fwrite(codes, 1, size_bytes, trace) != size_bytes;
 }}
 

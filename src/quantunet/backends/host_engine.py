@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantunet.backends.c_build import accepts, build_library, host_files
-from quantunet.backends.c_model import code_dtype, packed_weight, storage, tiling_header
+from quantunet.backends.c_layout import code_dtype, storage
+from quantunet.backends.c_model import packed_weight, tiling_header
 from quantunet.backends.c_plan import FAST, filter_block, fused_heads, needs_wide_patches, scratch_of
 from quantunet.backends.host_plan import HostPlan, Step, plan_host, steps, threshold_of
 from quantunet.ir.graph import (

@@ -9,7 +9,7 @@
 extern uint32_t _stack_limit[], _stack_top[];
 extern const uint8_t _code_bytes[], _constant_bytes[], _data_bytes[], _zero_bytes[], _flash_bytes[], _ram_bytes[];
 
-void main_trace(int32_t node, const uint8_t *codes, size_t size_bytes);
+void main_trace(int32_t node, size_t offset, const uint8_t *codes, size_t size_bytes);
 
 __attribute__((section(".caller"))) static quantunet_code image[RECORDED_IMAGE_CODES];
 __attribute__((section(".caller"))) static quantunet_label mask[RECORDED_MASK_PIXELS];
@@ -38,9 +38,10 @@ static void print_line(const char *name, uint64_t value, const char *rest)
 }
 
 /* Called after every part of every node's work; what the tracing itself takes is left out. */
-void main_trace(int32_t node, const uint8_t *codes, size_t size_bytes)
+void main_trace(int32_t node, size_t offset, const uint8_t *codes, size_t size_bytes)
 {
     instructions[node] += board_instructions() - mark - reading;
+    (void)offset;
     (void)codes;
     (void)size_bytes;
     mark = board_instructions();

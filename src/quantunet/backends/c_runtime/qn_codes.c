@@ -7,6 +7,12 @@ size_t qn_storage_bytes(qn_storage storage)
     return storage <= QN_S8 ? 1 : storage <= QN_S16 ? 2 : 4;
 }
 
+uint8_t *qn_tensor_row(const qn_tensor *x, int32_t row)
+{
+    const size_t row_bytes = (size_t)x->width * (size_t)x->channels * qn_storage_bytes(x->storage);
+    return x->codes + (size_t)(row % x->rows) * row_bytes;
+}
+
 void qn_codes_load_s32(const uint8_t *in, qn_storage storage, int32_t *codes, int32_t count)
 {
     const int8_t *in_s8 = (const int8_t *)in;

@@ -15,6 +15,9 @@ typedef char qn_right_shift_is_arithmetic[(-5 >> 1) == -3 ? 1 : -1];
 
 size_t qn_storage_bytes(qn_storage storage);
 
+/* Where row `row` of x lies. */
+uint8_t *qn_tensor_row(const qn_tensor *x, int32_t row);
+
 void qn_codes_load_s32(const uint8_t *in, qn_storage storage, int32_t *codes, int32_t count);
 
 void qn_codes_store_s32(uint8_t *out, qn_storage storage, const int32_t *codes, int32_t count);

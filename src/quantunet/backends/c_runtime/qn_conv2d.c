@@ -13,10 +13,8 @@
 typedef struct {
     const qn_conv2d *node;
     const qn_tensor *x;
+    const qn_tensor *out;
     const qn_scratch *scratch;
-    uint8_t *out;
-    qn_storage out_storage;
-    int32_t out_width;
     int32_t patch_length, patch_stride; /* codes of a patch, and that rounded up to QN_LANES */
     int32_t first, filters, filter_rows; /* the block: its first filter, how many, and that rounded up to 4 */
 } block;
@@ -89,7 +87,7 @@ static void patch_gather_row(const block *b, int32_t row, int32_t column, uint8_
     }
     memset(bytes, 0, (size_t)begin * pixel_bytes);
     memcpy(bytes + (size_t)begin * pixel_bytes,
-           x->codes + ((size_t)row * (size_t)x->width + (size_t)(column + begin)) * pixel_bytes,
+           qn_tensor_row(x, row) + (size_t)(column + begin) * pixel_bytes,
            (size_t)(end - begin) * pixel_bytes);
     memset(bytes + (size_t)end * pixel_bytes, 0, (size_t)(columns - end) * pixel_bytes);
 }
@@ -174,12 +172,11 @@ static int32_t head_decide(const qn_conv2d *node, const int32_t *values, int32_t
     return best;
 }
 
-/* Accumulators of one pixel to its codes at `pixel`, counted in pixels of the output. */
-static void pixel_finish(const block *b, int32_t *acc, const int32_t *corrections, size_t pixel)
+/* Accumulators of one pixel to its codes at `out`. */
+static void pixel_finish(const block *b, int32_t *acc, const int32_t *corrections, uint8_t *out)
 {
     const qn_conv2d *node = b->node;
     const int32_t *bias = node->bias + b->first;
-    const size_t code_bytes = qn_storage_bytes(b->out_storage);
 
     for (int32_t f = 0; f < b->filters; f++) {
         acc[f] = (acc[f] - corrections[f]) + bias[f];
@@ -188,11 +185,11 @@ static void pixel_finish(const block *b, int32_t *acc, const int32_t *correction
         qn_acc_requantize_s32(node->requantize, acc, b->first, b->filters);
     }
     if (node->head == QN_HEAD_NONE) {
-        uint8_t *out = b->out + (pixel * (size_t)node->out_channels + (size_t)b->first) * code_bytes;
-        qn_codes_store_s32(out, b->out_storage, acc, b->filters);
+        qn_codes_store_s32(out + (size_t)b->first * qn_storage_bytes(b->out->storage), b->out->storage, acc,
+                           b->filters);
     } else {
         const int32_t label = head_decide(node, acc, b->filters);
-        qn_codes_store_s32(b->out + pixel * code_bytes, b->out_storage, &label, 1);
+        qn_codes_store_s32(out, b->out->storage, &label, 1);
     }
 }
 
@@ -200,6 +197,7 @@ static void tile_run(const block *b, int32_t y, int32_t x0, int32_t pixels)
 {
     const int32_t up = b->node->upsample;
     const size_t plane = (size_t)b->filter_rows * (size_t)b->patch_stride;
+    const size_t pixel_bytes = (size_t)b->out->channels * qn_storage_bytes(b->out->storage);
 
     if (b->node->is_wide) {
         tile_gather_s32(b, y, x0, pixels);
@@ -208,7 +206,7 @@ static void tile_run(const block *b, int32_t y, int32_t x0, int32_t pixels)
     }
     for (int32_t position = 0; position < up * up; position++) {
         const qn_filter_code *filters = b->scratch->filters + (size_t)position * plane;
-        const size_t row = (size_t)(y * up + position / up);
+        uint8_t *row = qn_tensor_row(b->out, y * up + position / up);
         if (b->node->is_wide) {
             tile_multiply_s32(b, filters, pixels);
         } else {
@@ -218,17 +216,18 @@ static void tile_run(const block *b, int32_t y, int32_t x0, int32_t pixels)
         for (int32_t p = 0; p < pixels; p++) {
             const size_t column = (size_t)((x0 + p) * up + position % up);
             pixel_finish(b, b->scratch->acc + p * b->filter_rows, b->scratch->corrections + position * b->filter_rows,
-                         row * (size_t)b->out_width + column);
+                         row + column * pixel_bytes);
         }
     }
 }
 
-void qn_conv2d_run(const qn_conv2d *node, const qn_tensor *x, uint8_t *out, qn_storage out_storage, int32_t out_height,
-                   int32_t out_width, const qn_scratch *scratch)
+void qn_conv2d_run(const qn_conv2d *node, const qn_tensor *x, const qn_tensor *out, qn_rows rows,
+                   const qn_scratch *scratch)
 {
     const int32_t up = node->upsample;
+    const int32_t begin = rows.first / up, end = (rows.first + rows.count) / up, width = out->width / up;
     const uint8_t *packed = node->weight;
-    block b = {node, x, scratch, out, out_storage, out_width, 0, 0, 0, 0, 0};
+    block b = {node, x, out, scratch, 0, 0, 0, 0, 0};
 
     b.patch_length = x->channels * (up == 1 ? node->kernel_height * node->kernel_width : 1);
     b.patch_stride = round_up(b.patch_length, QN_LANES);
@@ -237,9 +236,9 @@ void qn_conv2d_run(const qn_conv2d *node, const qn_tensor *x, uint8_t *out, qn_s
         b.filters = left < node->filter_block ? left : node->filter_block;
         b.filter_rows = round_up(b.filters, 4);
         packed = block_expand(&b, packed, up * up);
-        for (int32_t y = 0; y < out_height / up; y++) {
-            for (int32_t x0 = 0; x0 < out_width / up; x0 += QN_TILE_PIXELS) {
-                const int32_t pixels = out_width / up - x0;
+        for (int32_t y = begin; y < end; y++) {
+            for (int32_t x0 = 0; x0 < width; x0 += QN_TILE_PIXELS) {
+                const int32_t pixels = width - x0;
                 tile_run(&b, y, x0, pixels < QN_TILE_PIXELS ? pixels : QN_TILE_PIXELS);
             }
         }

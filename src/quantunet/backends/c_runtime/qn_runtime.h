@@ -1,7 +1,8 @@
 /* Integer kernels of quantunet: C99, no floating point, no heap, no libm.
  *
  * Tensors are codes in (height, width, channels) order, one machine integer a code. Codes wider than a byte are read and
- * written through memcpy, so a tensor may lie at any address. Every kernel computes exactly what the integer graph says;
+ * written through memcpy, so a tensor may lie at any address. A tensor may be a ring of its latest rows; a kernel computes
+ * the rows it is asked for, and the exporter has proven that the ring holds what it reads. Every kernel computes exactly what the integer graph says;
  * the exporter has proven that no 32-bit accumulator overflows, for any input whatever.
  */
 #ifndef QN_RUNTIME_H
@@ -16,10 +17,16 @@
 typedef enum { QN_U8, QN_S8, QN_U16, QN_S16, QN_S32 } qn_storage;
 
 typedef struct {
-    const uint8_t *codes;
+    uint8_t *codes; /* kernels write to the tensor `out`, and to none else */
     qn_storage storage;
     int32_t channels, height, width;
+    int32_t rows; /* kept at a time: row y lies where row y % rows does; `height` where all are kept */
 } qn_tensor;
+
+/* The rows of a tensor that a kernel writes: `first` and those after it. */
+typedef struct {
+    int32_t first, count;
+} qn_rows;
 
 /* saturate(floor(acc * multiplier / 2^shift + 1/2)) by channel; a negative shift shifts left. */
 typedef struct {
@@ -58,27 +65,27 @@ typedef struct {
     int32_t *corrections;    /* by kernel position and filter: what the offset of signed bytes added */
 } qn_scratch;
 
-void qn_conv2d_run(const qn_conv2d *node, const qn_tensor *x, uint8_t *out, qn_storage out_storage, int32_t out_height,
-                   int32_t out_width, const qn_scratch *scratch);
+/* With `upsample` 2, rows come in pairs: first and count are even. */
+void qn_conv2d_run(const qn_conv2d *node, const qn_tensor *x, const qn_tensor *out, qn_rows rows,
+                   const qn_scratch *scratch);
 
 /* 2x2 blocks, stride 2. */
-void qn_maxpool2d_run(const qn_tensor *x, uint8_t *out);
+void qn_maxpool2d_run(const qn_tensor *x, const qn_tensor *out, qn_rows rows);
 
-void qn_nearest2d_upsample(const qn_tensor *x, uint8_t *out);
+void qn_nearest2d_upsample(const qn_tensor *x, const qn_tensor *out, qn_rows rows);
 
 /* Half-pixel centres, edges repeated; the accumulator is 16 times the value. */
-void qn_bilinear2d_upsample(const qn_tensor *x, const qn_requantize *stage, uint8_t *out, qn_storage out_storage);
+void qn_bilinear2d_upsample(const qn_tensor *x, const qn_requantize *stage, const qn_tensor *out, qn_rows rows);
 
-void qn_codes_rescale(const qn_tensor *x, const qn_requantize *stage, uint8_t *out, qn_storage out_storage);
+void qn_codes_rescale(const qn_tensor *x, const qn_requantize *stage, const qn_tensor *out, qn_rows rows);
 
-/* Copies x into channels first_channel, first_channel + 1, ... of a tensor of out_channels channels. */
-void qn_channels_copy(const qn_tensor *x, uint8_t *out, qn_storage out_storage, int32_t out_channels,
-                      int32_t first_channel);
+/* Copies x into channels first_channel, first_channel + 1, ... of out. */
+void qn_channels_copy(const qn_tensor *x, const qn_tensor *out, int32_t first_channel, qn_rows rows);
 
 /* 1 where the code is greater than the threshold. */
-void qn_mask_threshold(const qn_tensor *x, int64_t threshold, uint8_t *out, qn_storage out_storage);
+void qn_mask_threshold(const qn_tensor *x, int64_t threshold, const qn_tensor *out, qn_rows rows);
 
 /* The index of the largest channel; the lowest index wins a tie. */
-void qn_mask_argmax(const qn_tensor *x, uint8_t *out, qn_storage out_storage);
+void qn_mask_argmax(const qn_tensor *x, const qn_tensor *out, qn_rows rows);
 
 #endif

@@ -6,8 +6,7 @@
 
 static const uint8_t *pixel_at(const qn_tensor *x, int32_t row, int32_t column)
 {
-    const size_t pixel = (size_t)row * (size_t)x->width + (size_t)column;
-    return x->codes + pixel * (size_t)x->channels * qn_storage_bytes(x->storage);
+    return qn_tensor_row(x, row) + (size_t)column * (size_t)x->channels * qn_storage_bytes(x->storage);
 }
 
 static int32_t chunk_count(int32_t channels, int32_t first)
@@ -42,30 +41,34 @@ static void max_any(const uint8_t *const *corners, qn_storage storage, uint8_t *
     }
 }
 
-void qn_maxpool2d_run(const qn_tensor *x, uint8_t *out)
+void qn_maxpool2d_run(const qn_tensor *x, const qn_tensor *out, qn_rows rows)
 {
     const size_t pixel_bytes = (size_t)x->channels * qn_storage_bytes(x->storage);
 
-    for (int32_t row = 0; row + 1 < x->height; row += 2) {
-        for (int32_t column = 0; column + 1 < x->width; column += 2, out += pixel_bytes) {
-            const uint8_t *corners[4] = {pixel_at(x, row, column), pixel_at(x, row, column + 1),
-                                         pixel_at(x, row + 1, column), pixel_at(x, row + 1, column + 1)};
+    for (int32_t row = rows.first; row < rows.first + rows.count; row++) {
+        uint8_t *pixel = qn_tensor_row(out, row);
+        for (int32_t column = 0; column < out->width; column++, pixel += pixel_bytes) {
+            const uint8_t *corners[4] = {pixel_at(x, 2 * row, 2 * column), pixel_at(x, 2 * row, 2 * column + 1),
+                                         pixel_at(x, 2 * row + 1, 2 * column),
+                                         pixel_at(x, 2 * row + 1, 2 * column + 1)};
             if (x->storage == QN_U8) {
-                max_u8(corners[0], corners[1], corners[2], corners[3], out, x->channels);
+                max_u8(corners[0], corners[1], corners[2], corners[3], pixel, x->channels);
             } else {
-                max_any(corners, x->storage, out, x->channels);
+                max_any(corners, x->storage, pixel, x->channels);
             }
         }
     }
 }
 
-void qn_nearest2d_upsample(const qn_tensor *x, uint8_t *out)
+void qn_nearest2d_upsample(const qn_tensor *x, const qn_tensor *out, qn_rows rows)
 {
     const size_t pixel_bytes = (size_t)x->channels * qn_storage_bytes(x->storage);
 
-    for (int32_t row = 0; row < 2 * x->height; row++) {
-        for (int32_t column = 0; column < 2 * x->width; column++, out += pixel_bytes) {
-            memcpy(out, pixel_at(x, row / 2, column / 2), pixel_bytes);
+    for (int32_t row = rows.first; row < rows.first + rows.count; row++) {
+        const uint8_t *from = qn_tensor_row(x, row / 2);
+        uint8_t *pixel = qn_tensor_row(out, row);
+        for (int32_t column = 0; column < out->width; column++, pixel += pixel_bytes) {
+            memcpy(pixel, from + (size_t)(column / 2) * pixel_bytes, pixel_bytes);
         }
     }
 }
@@ -87,14 +90,15 @@ static void acc_add_scaled_s32(const uint8_t *codes, qn_storage storage, int32_t
     }
 }
 
-void qn_bilinear2d_upsample(const qn_tensor *x, const qn_requantize *stage, uint8_t *out, qn_storage out_storage)
+void qn_bilinear2d_upsample(const qn_tensor *x, const qn_requantize *stage, const qn_tensor *out, qn_rows rows)
 {
-    const size_t in_bytes = qn_storage_bytes(x->storage), out_bytes = qn_storage_bytes(out_storage);
+    const size_t in_bytes = qn_storage_bytes(x->storage), out_bytes = qn_storage_bytes(out->storage);
     int32_t acc[QN_CHUNK];
 
-    for (int32_t row = 0; row < 2 * x->height; row++) {
+    for (int32_t row = rows.first; row < rows.first + rows.count; row++) {
         const int32_t near_row = row / 2, far_row = neighbour(row, x->height);
-        for (int32_t column = 0; column < 2 * x->width; column++) {
+        uint8_t *codes = qn_tensor_row(out, row);
+        for (int32_t column = 0; column < out->width; column++) {
             const int32_t near_column = column / 2, far_column = neighbour(column, x->width);
             for (int32_t k = 0; k < x->channels; k += QN_CHUNK) {
                 const int32_t n = chunk_count(x->channels, k);
@@ -105,79 +109,90 @@ void qn_bilinear2d_upsample(const qn_tensor *x, const qn_requantize *stage, uint
                 acc_add_scaled_s32(pixel_at(x, far_row, near_column) + offset, x->storage, 3, acc, n);
                 acc_add_scaled_s32(pixel_at(x, far_row, far_column) + offset, x->storage, 1, acc, n);
                 qn_acc_requantize_s32(stage, acc, k, n);
-                qn_codes_store_s32(out, out_storage, acc, n);
-                out += (size_t)n * out_bytes;
+                qn_codes_store_s32(codes, out->storage, acc, n);
+                codes += (size_t)n * out_bytes;
             }
         }
     }
 }
 
-void qn_codes_rescale(const qn_tensor *x, const qn_requantize *stage, uint8_t *out, qn_storage out_storage)
+void qn_codes_rescale(const qn_tensor *x, const qn_requantize *stage, const qn_tensor *out, qn_rows rows)
 {
-    const uint8_t *in = x->codes;
     int32_t acc[QN_CHUNK];
 
-    for (int32_t pixels = x->height * x->width; pixels > 0; pixels--) {
-        for (int32_t k = 0; k < x->channels; k += QN_CHUNK) {
-            const int32_t n = chunk_count(x->channels, k);
-            qn_codes_load_s32(in, x->storage, acc, n);
-            qn_acc_requantize_s32(stage, acc, k, n);
-            qn_codes_store_s32(out, out_storage, acc, n);
-            in += (size_t)n * qn_storage_bytes(x->storage);
-            out += (size_t)n * qn_storage_bytes(out_storage);
-        }
-    }
-}
-
-void qn_channels_copy(const qn_tensor *x, uint8_t *out, qn_storage out_storage, int32_t out_channels,
-                      int32_t first_channel)
-{
-    const size_t in_bytes = qn_storage_bytes(x->storage), out_bytes = qn_storage_bytes(out_storage);
-    const uint8_t *in = x->codes;
-    int32_t codes[QN_CHUNK];
-
-    out += (size_t)first_channel * out_bytes;
-    for (int32_t pixels = x->height * x->width; pixels > 0; pixels--) {
-        if (x->storage == out_storage) {
-            memcpy(out, in, (size_t)x->channels * in_bytes);
-        } else {
+    for (int32_t row = rows.first; row < rows.first + rows.count; row++) {
+        const uint8_t *in = qn_tensor_row(x, row);
+        uint8_t *codes = qn_tensor_row(out, row);
+        for (int32_t column = 0; column < x->width; column++) {
             for (int32_t k = 0; k < x->channels; k += QN_CHUNK) {
                 const int32_t n = chunk_count(x->channels, k);
-                qn_codes_load_s32(in + (size_t)k * in_bytes, x->storage, codes, n);
-                qn_codes_store_s32(out + (size_t)k * out_bytes, out_storage, codes, n);
+                qn_codes_load_s32(in, x->storage, acc, n);
+                qn_acc_requantize_s32(stage, acc, k, n);
+                qn_codes_store_s32(codes, out->storage, acc, n);
+                in += (size_t)n * qn_storage_bytes(x->storage);
+                codes += (size_t)n * qn_storage_bytes(out->storage);
             }
         }
-        in += (size_t)x->channels * in_bytes;
-        out += (size_t)out_channels * out_bytes;
     }
 }
 
-void qn_mask_threshold(const qn_tensor *x, int64_t threshold, uint8_t *out, qn_storage out_storage)
+void qn_channels_copy(const qn_tensor *x, const qn_tensor *out, int32_t first_channel, qn_rows rows)
 {
-    const size_t in_bytes = qn_storage_bytes(x->storage), out_bytes = qn_storage_bytes(out_storage);
+    const size_t in_bytes = qn_storage_bytes(x->storage), out_bytes = qn_storage_bytes(out->storage);
+    int32_t codes[QN_CHUNK];
 
-    for (size_t k = 0; k < (size_t)x->height * (size_t)x->width; k++) {
-        int32_t code;
-        qn_codes_load_s32(x->codes + k * in_bytes, x->storage, &code, 1);
-        code = code > threshold;
-        qn_codes_store_s32(out + k * out_bytes, out_storage, &code, 1);
+    for (int32_t row = rows.first; row < rows.first + rows.count; row++) {
+        const uint8_t *in = qn_tensor_row(x, row);
+        uint8_t *pixel = qn_tensor_row(out, row) + (size_t)first_channel * out_bytes;
+        for (int32_t column = 0; column < x->width; column++) {
+            if (x->storage == out->storage) {
+                memcpy(pixel, in, (size_t)x->channels * in_bytes);
+            } else {
+                for (int32_t k = 0; k < x->channels; k += QN_CHUNK) {
+                    const int32_t n = chunk_count(x->channels, k);
+                    qn_codes_load_s32(in + (size_t)k * in_bytes, x->storage, codes, n);
+                    qn_codes_store_s32(pixel + (size_t)k * out_bytes, out->storage, codes, n);
+                }
+            }
+            in += (size_t)x->channels * in_bytes;
+            pixel += (size_t)out->channels * out_bytes;
+        }
     }
 }
 
-void qn_mask_argmax(const qn_tensor *x, uint8_t *out, qn_storage out_storage)
+void qn_mask_threshold(const qn_tensor *x, int64_t threshold, const qn_tensor *out, qn_rows rows)
 {
-    const size_t in_bytes = qn_storage_bytes(x->storage), out_bytes = qn_storage_bytes(out_storage);
-    const uint8_t *in = x->codes;
+    const size_t in_bytes = qn_storage_bytes(x->storage), out_bytes = qn_storage_bytes(out->storage);
 
-    for (size_t pixel = 0; pixel < (size_t)x->height * (size_t)x->width; pixel++) {
-        int32_t best = 0, largest = 0, code;
-        for (int32_t k = 0; k < x->channels; k++, in += in_bytes) {
+    for (int32_t row = rows.first; row < rows.first + rows.count; row++) {
+        const uint8_t *in = qn_tensor_row(x, row);
+        uint8_t *label = qn_tensor_row(out, row);
+        for (int32_t column = 0; column < x->width; column++, in += in_bytes, label += out_bytes) {
+            int32_t code;
             qn_codes_load_s32(in, x->storage, &code, 1);
-            if (k == 0 || code > largest) {
-                largest = code;
-                best = k;
-            }
+            code = code > threshold;
+            qn_codes_store_s32(label, out->storage, &code, 1);
         }
-        qn_codes_store_s32(out + pixel * out_bytes, out_storage, &best, 1);
+    }
+}
+
+void qn_mask_argmax(const qn_tensor *x, const qn_tensor *out, qn_rows rows)
+{
+    const size_t in_bytes = qn_storage_bytes(x->storage), out_bytes = qn_storage_bytes(out->storage);
+
+    for (int32_t row = rows.first; row < rows.first + rows.count; row++) {
+        const uint8_t *in = qn_tensor_row(x, row);
+        uint8_t *label = qn_tensor_row(out, row);
+        for (int32_t column = 0; column < x->width; column++, label += out_bytes) {
+            int32_t best = 0, largest = 0, code;
+            for (int32_t k = 0; k < x->channels; k++, in += in_bytes) {
+                qn_codes_load_s32(in, x->storage, &code, 1);
+                if (k == 0 || code > largest) {
+                    largest = code;
+                    best = k;
+                }
+            }
+            qn_codes_store_s32(label, out->storage, &best, 1);
+        }
     }
 }

@@ -35,8 +35,8 @@ static const uint8_t *location_read(const qn_run *run, int64_t offset)
 static qn_tensor tensor_of(const qn_run *run, int32_t index)
 {
     const qn_host_tensor *tensor = &run->program->tensors[index];
-    const qn_tensor result = {location_read(run, tensor->offset), (qn_storage)tensor->storage, tensor->channels,
-                              tensor->height, tensor->width};
+    const qn_tensor result = {(uint8_t *)location_read(run, tensor->offset), (qn_storage)tensor->storage,
+                              tensor->channels, tensor->height, tensor->width, tensor->height};
     return result;
 }
 
@@ -84,10 +84,8 @@ static qn_host_io io_of(const qn_run *run, const qn_host_step *step)
 /* A step that one thread does. */
 static void step_run(const qn_run *run, const qn_host_step *step)
 {
-    const qn_host_tensor *target = &run->program->tensors[step->target];
-    const qn_tensor x = tensor_of(run, step->source[0]);
-    const qn_storage storage = (qn_storage)target->storage;
-    uint8_t *out = location(run, target->offset);
+    const qn_tensor x = tensor_of(run, step->source[0]), out = tensor_of(run, step->target);
+    const qn_rows all = {0, out.height};
     qn_scratch scratch;
 
     switch ((qn_step_kind)step->kind) {
@@ -95,28 +93,28 @@ static void step_run(const qn_run *run, const qn_host_step *step)
         break;
     case QN_STEP_CONV:
         scratch = generic_scratch(run);
-        qn_conv2d_run(step->conv, &x, out, storage, target->height, target->width, &scratch);
+        qn_conv2d_run(step->conv, &x, &out, all, &scratch);
         break;
     case QN_STEP_POOL:
-        qn_maxpool2d_run(&x, out);
+        qn_maxpool2d_run(&x, &out, all);
         break;
     case QN_STEP_NEAREST:
-        qn_nearest2d_upsample(&x, out);
+        qn_nearest2d_upsample(&x, &out, all);
         break;
     case QN_STEP_BILINEAR:
-        qn_bilinear2d_upsample(&x, step->requantize, out, storage);
+        qn_bilinear2d_upsample(&x, step->requantize, &out, all);
         break;
     case QN_STEP_RESCALE:
-        qn_codes_rescale(&x, step->requantize, out, storage);
+        qn_codes_rescale(&x, step->requantize, &out, all);
         break;
     case QN_STEP_COPY:
-        qn_channels_copy(&x, out, storage, target->channels, step->first);
+        qn_channels_copy(&x, &out, step->first, all);
         break;
     case QN_STEP_THRESHOLD:
-        qn_mask_threshold(&x, step->threshold, out, storage);
+        qn_mask_threshold(&x, step->threshold, &out, all);
         break;
     case QN_STEP_ARGMAX:
-        qn_mask_argmax(&x, out, storage);
+        qn_mask_argmax(&x, &out, all);
         break;
     }
 }

@@ -1,0 +1,107 @@
+"""A graph laid out in C for one image size: what its names, types and places in memory are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from quantunet.backends.c_kernels import PORTABLE, Kernel
+from quantunet.backends.c_plan import Plan, Tiling, fused_heads, plan, tensor_bytes
+from quantunet.formats import IntFormat
+from quantunet.ir.graph import ArgMax, GraphError, IntegerGraph, Threshold
+
+PREFIX = "quantunet"
+LINE_COLUMNS = 116
+
+
+@dataclass(frozen=True)
+class CModel:
+    """A graph laid out for one image size: all that the text is made from.
+
+    Args:
+        prefix: of every name that other files see, so that several models link into one program.
+        kernel: the inner product that goes with it.
+    """
+
+    graph: IntegerGraph
+    height: int
+    width: int
+    tiling: Tiling
+    plan: Plan
+    prefix: str
+    kernel: Kernel = PORTABLE
+
+    def identifier(self, name: str) -> str:
+        """A C identifier for the tensor ``name``, unique by its position."""
+        index = next(index for index, node in enumerate(self.graph.nodes) if node.name == name)
+        return f"n{index}_{sanitise(name)}"
+
+
+def lay_out(
+    graph: IntegerGraph,
+    height: int,
+    width: int,
+    tiling: Tiling | None = None,
+    prefix: str = PREFIX,
+    kernel: Kernel = PORTABLE,
+) -> CModel:
+    """Check that C can hold ``graph`` and plan its memory; ``tiling`` is the kernel's own if not given.
+
+    Raises:
+        GraphError: if the size does not fit, a format has no C storage, or the graph ends in no mask.
+    """
+    if not isinstance(graph.output, Threshold | ArgMax):
+        raise GraphError(f"node {graph.output.name!r} stands last and is no mask: end the graph in Threshold or ArgMax")
+    channels = graph.channels()
+    for node in graph.nodes:
+        if isinstance(node, Threshold) and channels[node.inputs[0]] != 1:
+            raise GraphError(f"node {node.name!r} compares {channels[node.inputs[0]]} channels: give it one")
+    for name, fmt in graph.formats().items():
+        if fmt == IntFormat(32, False):
+            raise GraphError(f"tensor {name!r} is unsigned of 32 bits, which C arithmetic in int32 cannot hold: use 31")
+    tiling = tiling or kernel.tiling
+    return CModel(graph, height, width, tiling, plan(graph, height, width, tiling), prefix, kernel)
+
+
+def sanitise(name: str) -> str:
+    """``name`` with only ASCII letters, digits and underscores, at most 40."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", name)[:40].strip("_")
+
+
+def storage(fmt: IntFormat) -> str:
+    """The runtime's name of the machine integer; unsigned codes of 17 to 31 bits are the same bits as signed ones."""
+    bits = fmt.storage_bit_width
+    return f"QN_{'S' if fmt.signed or bits == 32 else 'U'}{bits}"
+
+
+def code_dtype(fmt: IntFormat) -> np.dtype[Any]:
+    """The NumPy type of one unpacked code, as in C."""
+    return np.dtype(fmt.c_type.removesuffix("_t"))
+
+
+def stored_tensors(model: CModel) -> dict[str, int]:
+    """Bytes of every tensor that the C code writes or reads, in node order, the image first, the mask last."""
+    fused, formats = fused_heads(model.graph), model.graph.formats()
+    shapes = model.graph.shapes(model.height, model.width)
+    return {
+        node.name: tensor_bytes(shapes[node.name], formats[node.name])
+        for node in model.graph.nodes
+        if node.name not in fused
+    }
+
+
+def clamped(threshold: int) -> int:
+    """Every int32 compares with this as it does with ``threshold``."""
+    return max(-(2**31) - 1, min(int(threshold), 2**31))
+
+
+def c_array(declaration: str, values: Sequence[int]) -> str:
+    """``declaration`` with its initialiser, wrapped."""
+    texts = list(map(str, values))
+    a_line = LINE_COLUMNS // (max(map(len, texts), default=1) + 2)
+    lines = (f"    {', '.join(texts[first : first + a_line])}," for first in range(0, len(texts), a_line))
+    return "\n".join([f"{declaration} = {{", *lines, "};"])

@@ -1,0 +1,152 @@
+"""Running a graph by rows: a node computes a few rows when another needs them, and rows nobody needs are forgotten.
+
+A tensor is then a ring of the rows that are still to be read. A skip connection keeps as many rows as the deeper levels
+lag behind, not the whole image, so memory grows with the width of an image and hardly with its height. Nothing is
+computed twice, and the codes are those of the graph run node by node. Pure functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from quantunet.ir.graph import (
+    Conv2d,
+    ConvTranspose2d,
+    IntegerGraph,
+    MaxPool2d,
+    Node,
+    UpsampleBilinear2d,
+    UpsampleNearest2d,
+)
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """Which node runs when, and how many rows of each tensor are kept.
+
+    Args:
+        schedule: positions of nodes; each entry computes the next ``band`` rows of that node, or what is left of them.
+        bands: rows that a node computes at a time, by name.
+        rows: rows of the ring, by name of the tensor; image and mask, which are the caller's, have all.
+    """
+
+    schedule: tuple[int, ...]
+    bands: Mapping[str, int]
+    rows: Mapping[str, int]
+
+
+def plan_rows(
+    graph: IntegerGraph, height: int, width: int, band_pixels: int, fused: Mapping[str, str] | None = None
+) -> RowPlan:
+    """The schedule that computes every row as late as it can be, for an image of ``height`` x ``width`` pixels.
+
+    Args:
+        band_pixels: a node computes as many rows at a time as hold so many pixels: more of them expand the packed
+            weights less often and keep more rows.
+        fused: convolutions that are run as part of the node they are mapped to, and store nothing.
+    """
+    run = _Run(graph, height, width, band_pixels, dict(fused or {}))
+    for index in reversed(run.readers):  # the mask, then what the mask has no use for, if there is such
+        run.compute(index, run.heights[graph.nodes[index].name])
+    return RowPlan(tuple(run.schedule), run.bands, run.rows)
+
+
+class _Run:
+    """The schedule as it is drawn up: how far every node is, and the most rows that a tensor had to hold."""
+
+    def __init__(self, graph: IntegerGraph, height: int, width: int, band_pixels: int, fused: dict[str, str]) -> None:
+        shapes = graph.shapes(height, width)
+        self.heights = {name: shape[1] for name, shape in shapes.items()}
+        self.nodes = graph.nodes
+        runs_as = {mask: graph.node(conv) for conv, mask in fused.items()}
+        self.kernel = [runs_as.get(node.name, node) for node in graph.nodes]
+        """What computes a tensor: of a fused mask, its convolution."""
+        position = {node.name: index for index, node in enumerate(graph.nodes)}
+        stored = [index for index, node in enumerate(graph.nodes) if node.name not in fused]
+        self.sources = [[position[name] for name in kernel.inputs] for kernel in self.kernel]
+        self.readers: dict[int, list[int]] = {index: [] for index in stored}
+        for index in stored:
+            for source in self.sources[index]:
+                self.readers[source].append(index)
+        self.bands = {
+            node.name: self._band(kernel, shapes[node.name][1:], band_pixels)
+            for node, kernel in zip(graph.nodes, self.kernel, strict=True)
+            if node.inputs
+        }
+        self.done = [0] * len(graph.nodes)
+        self.done[0] = self.heights[graph.input.name]  # the whole image is there
+        self.rows = {name: self.heights[name] for name in (graph.input.name, graph.output.name)}
+        self.schedule: list[int] = []
+
+    @staticmethod
+    def _band(kernel: Node, size: tuple[int, int], band_pixels: int) -> int:
+        height, width = size
+        rows = min(height, max(1, band_pixels // width))
+        return rows + rows % 2 if isinstance(kernel, ConvTranspose2d) else rows  # which writes rows in pairs
+
+    def compute(self, index: int, rows: int) -> None:
+        """Let node ``index`` run until it has computed ``rows`` rows."""
+        name = self.nodes[index].name
+        while self.done[index] < rows:
+            after = min(self.done[index] + self.bands[name], self.heights[name])
+            for source in self.sources[index]:
+                needed = rows_before(self.kernel[index], after)
+                self.compute(source, min(needed, self.heights[self.nodes[source].name]))
+            self.schedule.append(index)
+            self._hold(index, after)
+            self.done[index] = after
+
+    def _hold(self, index: int, after: int) -> None:
+        """Let the ring be large enough for the rows before ``after`` that some reader has still to read."""
+        name = self.nodes[index].name
+        if name == self.nodes[-1].name:
+            return
+        oldest = [
+            first_row_read(self.kernel[reader], self.done[reader])
+            for reader in self.readers[index]
+            if self.done[reader] < self.heights[self.nodes[reader].name]
+        ]
+        needed = after - min([max(0, row) for row in oldest], default=self.done[index])
+        self.rows[name] = min(self.heights[name], max(self.rows.get(name, 0), needed))
+
+
+def first_row_read(kernel: Node, row: int) -> int:
+    """The first row of its inputs that ``kernel`` reads for row ``row`` and those after it; below 0 is padding."""
+    match kernel:
+        case Conv2d():
+            return row * kernel.stride - kernel.padding
+        case MaxPool2d():
+            return 2 * row
+        case UpsampleNearest2d() | ConvTranspose2d():
+            return row // 2
+        case UpsampleBilinear2d():
+            return (row + 1) // 2 - 1
+        case _:
+            return row
+
+
+def rows_before(kernel: Node, after: int) -> int:
+    """How many rows of its inputs, from the first, ``kernel`` needs for its rows before ``after``; may exceed them."""
+    last = after - 1
+    match kernel:
+        case Conv2d():
+            return last * kernel.stride - kernel.padding + kernel.weight.shape[2]
+        case MaxPool2d():
+            return 2 * after
+        case UpsampleNearest2d() | ConvTranspose2d():
+            return last // 2 + 1
+        case UpsampleBilinear2d():
+            return (last + 1) // 2 + 1
+        case _:
+            return after
+
+
+def expansions(graph: IntegerGraph, plan: RowPlan, names: Sequence[str]) -> dict[str, int]:
+    """How often each of the nodes ``names`` runs, that is, expands its weights."""
+    counts = dict.fromkeys(names, 0)
+    for index in plan.schedule:
+        name = graph.nodes[index].name
+        if name in counts:
+            counts[name] += 1
+    return counts
