@@ -13,7 +13,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make setup PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,dev,onnx]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,dev,onnx,hls]"
 	$(BIN)/python -m pip check
 	touch $@
 

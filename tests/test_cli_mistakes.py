@@ -170,6 +170,8 @@ def test_resume_with_another_configuration(capsys: pytest.CaptureFixture[str]) -
         (["export", "{}/run", "--to", "c", "--set", "opset=21", "--out", "{out}"], "--to c has no option 'opset'"),
         (["export", "{}/run", "--to", "onnx", "--set", "opset=17", "--out", "{out}"], "opset is one of 21, 25"),
         (["export", "{}/run", "--to", "qonnx", "--size", "41x40", "--out", "{out}"], "41"),
+        (["export", "{}/run", "--to", "hls4ml", "--set", "cycles=0", "--out", "{out}"], "a whole number above 0"),
+        (["export", "{}/run", "--to", "hls4ml", "--size", "41x40", "--out", "{out}"], "41"),
         (["eval", "{}/run", "--part", "some"], "neither 'all' nor 'test'"),
         (["eval", "{}/run/model.safetensors"], "a model file alone has no data"),
         (["eval", "{}/run", "--data", "{}/nowhere"], "nowhere"),

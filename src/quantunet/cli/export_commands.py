@@ -45,6 +45,7 @@ def export(
       quantunet export runs/em --to c --target cortex-m4 --ram 128KiB --size 64x64 --out em_m4 && make -C em_m4 run
       quantunet export runs/em --to onnx --out em_onnx --set opset=25
       quantunet export model.safetensors --to qonnx --out em_qonnx --size 128x128 --set widths=layer
+      quantunet export runs/em --to hls4ml --out em_hls --size 128x128 --set cycles=500000
     """
     target = find_target(to)
     options = read_options(target, settings + _as_settings(target=c_target, flash=flash, ram=ram))
@@ -77,8 +78,9 @@ def verify(
     """Compare codes between a backend and the interpreter; exit status 1 where one differs.
 
     The C code is compiled with -Wall -Wextra -Werror and the address and undefined-behaviour sanitizers; ONNX runs in
-    ONNX Runtime with its optimisations off, QONNX in the executor of the qonnx package. Images are the run's test
-    cases, those of --data, or, for a model file alone, random codes over the whole input range.
+    ONNX Runtime with its optimisations off, QONNX in the executor of the qonnx package, hls4ml as its C simulation.
+    Images are the run's test cases, those of --data, or, for a model file alone, random codes over the whole input
+    range.
 
     \b
     Examples:

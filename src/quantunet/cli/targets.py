@@ -184,6 +184,41 @@ def _verify_qonnx(graph: IntegerGraph, inputs: Sequence[Codes], options: Options
     return asdict(proof) | {"note": proof.note}
 
 
+def _export_hls4ml(request: Export) -> Path:
+    cycles = _positive(request.options, "cycles")
+    with _extra("hls"):
+        from quantunet.backends import hls4ml_project
+    return hls4ml_project.export_hls4ml(
+        request.graph,
+        request.out_dir,
+        request.size_px,
+        request.recorded,
+        hls4ml_project.TARGET_CYCLES if cycles is None else cycles,
+        request.options.get("part", hls4ml_project.PART),
+    )
+
+
+def _verify_hls4ml(graph: IntegerGraph, inputs: Sequence[Codes], _: Options) -> dict[str, Any]:
+    with _extra("hls"):
+        from quantunet.backends.hls4ml_verify import verify_hls4ml
+    proof = verify_hls4ml(graph, inputs)
+    return asdict(proof) | {"note": proof.note}
+
+
+def _positive(options: Options, key: str) -> int | None:
+    """The option's value, None where it is not given.
+
+    Raises:
+        UserError: if it is no whole number above 0.
+    """
+    value = options.get(key)
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdigit() and int(value)):
+        raise UserError(f"--set {key}={value}: {key} is a whole number above 0")
+    return int(value)
+
+
 def _choice(options: Options, key: str, choices: Sequence[str]) -> str:
     """The option's value, or the first choice.
 
@@ -270,6 +305,17 @@ TARGETS: Mapping[str, Target] = {
             _export_verilog,
             _verify_verilog,
             _VERILOG_OPTIONS,
+        ),
+        Target(
+            "hls4ml",
+            "a project of hls4ml (Vitis, io_stream) with exact types, FIFO depths and reuse factors",
+            "make -C {folder} test",
+            _export_hls4ml,
+            _verify_hls4ml,
+            {
+                "cycles": "that each convolution may take for an image (default 1000000)",
+                "part": "of Xilinx (default xc7z020clg400-1)",
+            },
         ),
     )
 }
