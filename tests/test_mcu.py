@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from graph_examples import every_node
+from graph_examples import every_node, random_requantize
 from random_graphs import random_codes, random_graph
 
 from quantunet.backends.c_board import Budget, board_files, linker_script, makefile, mask_checksum
@@ -17,6 +17,8 @@ from quantunet.backends.c_mcu_verify import verify_images, verify_mcu
 from quantunet.backends.c_qemu import FirmwareError, build_firmware, has_tools, read_report, run_firmware
 from quantunet.backends.c_targets import C_TARGETS, CTarget, find_c_target
 from quantunet.errors import UserError
+from quantunet.formats import IntFormat
+from quantunet.ir import graph as ir
 from quantunet.ir import interpreter
 from quantunet.ir.graph import IntegerGraph
 
@@ -50,6 +52,40 @@ def test_every_code_of_random_graphs_equals_the_interpreter(target: CTarget) -> 
     assert widths == set(range(1, 9))
 
 
+def single_convolutions() -> list[IntegerGraph]:
+    """3x3 convolutions of every width, padding, signedness and odd numbers of channels and filters."""
+    rng, graphs = np.random.default_rng(5), []
+    for index in range(24):
+        width, padding, signed = index % 8 + 1, index % 3, index % 2 == 0
+        in_channels, filters = (2, 3, 4, 5, 7, 8, 13)[index % 7], (1, 2, 3, 5, 6, 33)[index % 6]
+        half = 1 << (width - 1)
+        weight = rng.choice([-half, half - 1, 0], (filters, in_channels, 3, 3)).astype(np.int32)
+        fmt = IntFormat(8, signed)
+        conv = ir.Conv2d(
+            "conv", ("x",), weight, np.full(filters, width, np.int32), rng.integers(-99, 99, filters).astype(np.int32),
+            random_requantize(rng, filters, IntFormat(int(rng.integers(1, 9)), bool(rng.integers(2))), index % 4 != 3),
+            1, padding,
+        )  # fmt: skip
+        scaled = ir.Rescale("scaled", ("conv",), random_requantize(rng, filters, IntFormat(8, True), True))
+        nodes: list[ir.Node] = [ir.Input("x", (), in_channels, fmt, 1.0), conv, scaled]
+        nodes.append(ir.Threshold("mask", ("scaled",), 0) if filters == 1 else ir.ArgMax("mask", ("scaled",)))
+        graphs.append(ir.IntegerGraph(tuple(nodes)))
+    return graphs
+
+
+def test_every_code_of_single_convolutions_equals_the_interpreter(target: CTarget) -> None:
+    rng = np.random.default_rng(6)
+    cases = []
+    for index, graph in enumerate(single_convolutions()):
+        limits = graph.input.output
+        shape = (graph.input.channels, 3 + index % 5, 3 + index % 7)
+        edges = rng.choice([limits.q_min, limits.q_max], shape)
+        cases.append((graph, [edges, rng.integers(limits.q_min, limits.q_max + 1, shape)]))
+    proof = verify_mcu(cases, target)
+    assert proof.differing == 0, proof.first_difference
+    assert proof.images == 48
+
+
 def test_the_firmware_reports_what_the_interpreter_and_the_plan_say(target: CTarget, tmp_path: Path) -> None:
     graph, budget = every_node(), default_budget(target)
     codes = images(graph)
@@ -62,7 +98,7 @@ def test_the_firmware_reports_what_the_interpreter_and_the_plan_say(target: CTar
     assert list(report.layers) == [node.name for node in graph.nodes]
     assert sum(report.layers.values()) == report.instructions[-1]
     assert all(count > 1000 for name, count in report.layers.items() if name not in ("image", "head"))
-    assert all(100 < stack_bytes < 2048 for stack_bytes in report.stack_bytes)
+    assert all(100 < stack_bytes < 4096 for stack_bytes in report.stack_bytes)
     assert report.flash["flash"] == sum(report.flash[name] for name in ("code", "constants", "initialised"))
     model = lay_out_for(graph, *SIZE, target)
     assert 0 <= report.ram_bytes - ram_bytes(model) < 128, "the linker aligns"
@@ -87,7 +123,7 @@ def test_a_wrong_pixel_is_seen(target: CTarget, tmp_path: Path) -> None:
 
 def test_the_linker_enforces_the_budget(target: CTarget, tmp_path: Path) -> None:
     graph = every_node()
-    for index, (flash, ram) in enumerate(((1 << 20 >> 1, 2048), (2048, 1 << 18))):
+    for index, (flash, ram) in enumerate(((1 << 20 >> 1, 5120), (2048, 1 << 18))):
         export_mcu(graph, tmp_path / str(index), SIZE, Budget(target, flash, ram))
         done = subprocess.run(["make"], cwd=tmp_path / str(index), capture_output=True, text=True)
         assert done.returncode != 0

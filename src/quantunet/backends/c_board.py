@@ -15,7 +15,7 @@ from quantunet.backends.c_layout import CModel, c_array
 from quantunet.backends.c_targets import CTarget
 from quantunet.errors import UserError
 
-STACK_BYTES = 2048
+STACK_BYTES = 4096
 FIRMWARE = "firmware.elf"
 TEST_SOURCES = ("main.c", "recorded.c", "board_host.c")
 """What runs the model here and compares; it lies in memory of its own."""

@@ -65,7 +65,7 @@ def has_compiler() -> bool:
 
 def runtime_files(kernel: Kernel = PORTABLE) -> dict[str, str]:
     """The runtime's C sources and headers, by file name, with ``kernel`` as its inner product."""
-    others = {other.source for other in KERNELS.values()} - {kernel.source}
+    others = frozenset().union(*(other.files for other in KERNELS.values())) - kernel.files
     folder = resources.files("quantunet.backends") / "c_runtime"
     return {
         item.name: item.read_text(encoding="utf-8")

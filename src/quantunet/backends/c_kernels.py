@@ -14,6 +14,7 @@ class Kernel:
     Args:
         name: as users say it.
         source: its file in ``c_runtime``; a project carries this one and none of the others.
+        extra: further files of its own, likewise.
         tiling: what suits it; it says the width of the product's operands too.
         cflags: what the project's Makefile compiles with by default.
     """
@@ -22,9 +23,21 @@ class Kernel:
     source: str
     tiling: Tiling = SMALL
     cflags: str = "-O3 -march=native"
+    extra: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> frozenset[str]:
+        """All of its files."""
+        return frozenset((self.source, *self.extra))
 
 
 PORTABLE = Kernel("portable", "qn_product_portable.c")
-DSP = Kernel("dsp", "qn_product_dsp.c", Tiling(pixels=4, filters=32, lanes=4, patch_bits=16), "-O2")
+DSP = Kernel(
+    "dsp",
+    "qn_product_dsp.c",
+    Tiling(pixels=4, filters=32, lanes=4, patch_bits=16, band_pixels=256, winograd=True),
+    "-O2",
+    ("qn_winograd.h", "qn_winograd_dsp.c"),
+)
 """Cortex-M4, M7 and other Arm processors with the DSP extension: two 16-bit multiply-accumulates an instruction."""
 KERNELS = {kernel.name: kernel for kernel in (PORTABLE, DSP)}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from quantunet.backends import c_winograd
 from quantunet.backends.c_calls import run_function, trace_function
 from quantunet.backends.c_layout import CModel, c_array, clamped
-from quantunet.backends.c_plan import Tiling, filter_block, fused_heads, needs_wide_patches
+from quantunet.backends.c_plan import Tiling, filter_block, fused_heads, needs_wide_patches, winograd_nodes
 from quantunet.ir.bit_packing import pack_rows
 from quantunet.ir.graph import (
     Conv2d,
@@ -68,6 +69,7 @@ def model_source(model: CModel, header: str = "model.h") -> str:
         [
             "/* Written by quantunet. */",
             f'#include "{header}"\n\n#include <stddef.h>\n\n#include "qn_runtime.h"\n',
+            '#include "qn_winograd.h"\n' if winograd_nodes(model.graph, model.tiling) else "",
             trace_function(),
             _memory(model),
             *filter(None, tables),
@@ -92,12 +94,12 @@ def _memory(model: CModel) -> str:
     lines = [f"static uint8_t arena[{model.prefix.upper()}_ARENA_BYTES];"]
     if model.graph.weight_nodes():
         lines += [
-            f"static qn_filter_code scratch_filters[{scratch.filters}];",
-            f"static qn_patch_code scratch_patches[{scratch.patches}];",
+            f"static union {{qn_filter_code codes[{scratch.filters}]; int32_t aligned;}} scratch_filters;",
+            f"static union {{qn_patch_code codes[{scratch.patches}]; int32_t aligned;}} scratch_patches;",
             f"static int32_t scratch_acc[{scratch.acc}];",
             f"static int32_t scratch_corrections[{scratch.corrections}];",
             *([f"static int32_t scratch_wide[{scratch.wide}];"] if scratch.wide else []),
-            "static const qn_scratch scratch = {scratch_filters, scratch_patches, "
+            "static const qn_scratch scratch = {scratch_filters.codes, scratch_patches.codes, "
             f"{'scratch_wide' if scratch.wide else 'NULL'}, scratch_acc, scratch_corrections}};",
         ]
     return "\n".join(lines) + "\n"
@@ -134,6 +136,12 @@ def _requantize_tables(name: str, stage: Requantize) -> str:
     return "\n".join(parts)
 
 
+def _filter_block(model: CModel, node: WeightNode) -> int:
+    if node.name in winograd_nodes(model.graph, model.tiling):
+        return c_winograd.filter_block(node, model.tiling.filters)
+    return filter_block(node, node.name in fused_heads(model.graph), model.tiling)
+
+
 def _conv_struct(model: CModel, node: WeightNode) -> str:
     name, fused = model.identifier(node.name), fused_heads(model.graph)
     head, threshold = "QN_HEAD_NONE", 0
@@ -146,7 +154,7 @@ def _conv_struct(model: CModel, node: WeightNode) -> str:
     numbers = [
         node.weight.shape[0],
         *geometry,
-        filter_block(node, node.name in fused, model.tiling),
+        _filter_block(model, node),
         int(needs_wide_patches(node, model.graph.formats()[node.inputs[0]])),
     ]
     requantize = "NULL" if node.requantize is None else f"&{name}_requantize"

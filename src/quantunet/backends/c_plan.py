@@ -8,6 +8,7 @@ from math import prod
 
 import numpy as np
 
+from quantunet.backends import c_winograd
 from quantunet.backends.c_rows import RowPlan, plan_rows
 from quantunet.formats import IntFormat
 from quantunet.ir.graph import (
@@ -38,6 +39,7 @@ class Tiling:
             larger; or 16, s16 x s16, without an offset. It belongs to the kernel (see qn_product.h).
         band_pixels: pixels that a node computes before the next one runs, in whole rows, at least one; None: all.
             A model by rows keeps only the rows that are still to be read, and expands packed weights once a band.
+        winograd: 3x3 convolutions run by qn_winograd.h, which belongs to the kernel too.
 
     Raises:
         ValueError: if a number is not as said.
@@ -48,6 +50,7 @@ class Tiling:
     lanes: int = 4
     patch_bits: int = 8
     band_pixels: int | None = None
+    winograd: bool = False
 
     def __post_init__(self) -> None:
         if self.pixels < 4 or self.pixels % 2 or self.filters < 4 or self.filters % 4 or self.lanes < 1:
@@ -194,7 +197,7 @@ def plan(graph: IntegerGraph, height: int, width: int, tiling: Tiling = SMALL) -
     whole = Plan(offsets, {tensor.name: tensor.size_bytes for tensor in inside}, arena_bytes, scratch, peak)
     if tiling.band_pixels is None:
         return whole
-    rows = plan_rows(graph, height, width, tiling.band_pixels, fused_heads(graph))
+    rows = plan_rows(graph, height, width, tiling.band_pixels, fused_heads(graph), winograd_nodes(graph, tiling))
     shapes = graph.shapes(height, width)
     rings = [
         Lifetime(tensor.name, tensor.size_bytes // shapes[tensor.name][1] * rows.rows[tensor.name], 0, len(graph.nodes))
@@ -220,6 +223,18 @@ def filter_block(node: WeightNode, is_fused: bool, tiling: Tiling) -> int:
     return node.weight.shape[0] if is_fused else min(node.weight.shape[0], tiling.filters)
 
 
+def winograd_nodes(graph: IntegerGraph, tiling: Tiling) -> frozenset[str]:
+    """Convolutions that run by Winograd; a fused head does not."""
+    if not tiling.winograd:
+        return frozenset()
+    formats, fused = graph.formats(), fused_heads(graph)
+    return frozenset(
+        node.name
+        for node in graph.weight_nodes()
+        if node.name not in fused and c_winograd.fits(node, formats[node.inputs[0]])
+    )
+
+
 def needs_wide_patches(node: WeightNode, source: IntFormat) -> bool:
     """Whether the product runs on 32-bit codes: the input is wider than a byte, or its byte sums could overflow."""
     magnitudes = np.abs(node.weight.astype(np.int64))
@@ -230,8 +245,13 @@ def needs_wide_patches(node: WeightNode, source: IntFormat) -> bool:
 def scratch_of(graph: IntegerGraph, tiling: Tiling) -> Scratch:
     """The scratch arrays that the convolutions of ``graph`` need."""
     formats, fused = graph.formats(), fused_heads(graph)
+    by_winograd = winograd_nodes(graph, tiling)
     needs = [Scratch(patch_bits=tiling.patch_bits)]
     for node in graph.weight_nodes():
+        if node.name in by_winograd:
+            filters = c_winograd.filter_elements(node, tiling.filters)
+            needs.append(Scratch(filters, c_winograd.patch_elements(node), acc=1, corrections=1))
+            continue
         positions, length = (4, node.weight.shape[1]) if isinstance(node, ConvTranspose2d) else (1, node.weight[0].size)
         stride = _rounded(length, tiling.lanes)
         rows = _rounded(filter_block(node, node.name in fused, tiling), 4)

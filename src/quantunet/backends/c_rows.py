@@ -7,7 +7,7 @@ computed twice, and the codes are those of the graph run node by node. Pure func
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from quantunet.ir.graph import (
@@ -37,7 +37,12 @@ class RowPlan:
 
 
 def plan_rows(
-    graph: IntegerGraph, height: int, width: int, band_pixels: int, fused: Mapping[str, str] | None = None
+    graph: IntegerGraph,
+    height: int,
+    width: int,
+    band_pixels: int,
+    fused: Mapping[str, str] | None = None,
+    in_pairs: Container[str] = (),
 ) -> RowPlan:
     """The schedule that computes every row as late as it can be, for an image of ``height`` x ``width`` pixels.
 
@@ -45,8 +50,9 @@ def plan_rows(
         band_pixels: a node computes as many rows at a time as hold so many pixels: more of them expand the packed
             weights less often and keep more rows.
         fused: convolutions that are run as part of the node they are mapped to, and store nothing.
+        in_pairs: nodes that compute two rows at a time, where there are two.
     """
-    run = _Run(graph, height, width, band_pixels, dict(fused or {}))
+    run = _Run(graph, height, width, band_pixels, dict(fused or {}), in_pairs)
     for index in reversed(run.readers):  # the mask, then what the mask has no use for, if there is such
         run.compute(index, run.heights[graph.nodes[index].name])
     return RowPlan(tuple(run.schedule), run.bands, run.rows)
@@ -55,7 +61,15 @@ def plan_rows(
 class _Run:
     """The schedule as it is drawn up: how far every node is, and the most rows that a tensor had to hold."""
 
-    def __init__(self, graph: IntegerGraph, height: int, width: int, band_pixels: int, fused: dict[str, str]) -> None:
+    def __init__(
+        self,
+        graph: IntegerGraph,
+        height: int,
+        width: int,
+        band_pixels: int,
+        fused: dict[str, str],
+        in_pairs: Container[str],
+    ) -> None:
         shapes = graph.shapes(height, width)
         self.heights = {name: shape[1] for name, shape in shapes.items()}
         self.nodes = graph.nodes
@@ -70,7 +84,7 @@ class _Run:
             for source in self.sources[index]:
                 self.readers[source].append(index)
         self.bands = {
-            node.name: self._band(kernel, shapes[node.name][1:], band_pixels)
+            node.name: self._band(kernel, shapes[node.name][1:], band_pixels, node.name in in_pairs)
             for node, kernel in zip(graph.nodes, self.kernel, strict=True)
             if node.inputs
         }
@@ -80,10 +94,12 @@ class _Run:
         self.schedule: list[int] = []
 
     @staticmethod
-    def _band(kernel: Node, size: tuple[int, int], band_pixels: int) -> int:
+    def _band(kernel: Node, size: tuple[int, int], band_pixels: int, in_pairs: bool) -> int:
         height, width = size
         rows = min(height, max(1, band_pixels // width))
-        return rows + rows % 2 if isinstance(kernel, ConvTranspose2d) else rows  # which writes rows in pairs
+        if isinstance(kernel, ConvTranspose2d) or (in_pairs and rows < height):
+            return rows + rows % 2
+        return rows
 
     def compute(self, index: int, rows: int) -> None:
         """Let node ``index`` run until it has computed ``rows`` rows."""

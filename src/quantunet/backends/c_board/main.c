@@ -37,7 +37,7 @@ static void print_line(const char *name, uint64_t value, const char *rest)
     board_print(rest);
 }
 
-/* Called after every part of every node's work; what the tracing itself takes is left out. */
+/* Called for every row that has been written; what the counting itself takes is left out. */
 void main_trace(int32_t node, size_t offset, const uint8_t *codes, size_t size_bytes)
 {
     instructions[node] += board_instructions() - mark - reading;

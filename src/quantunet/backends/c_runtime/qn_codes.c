@@ -13,6 +13,25 @@ uint8_t *qn_tensor_row(const qn_tensor *x, int32_t row)
     return x->codes + (size_t)(row % x->rows) * row_bytes;
 }
 
+const uint8_t *qn_weights_unpack(const uint8_t *packed, int32_t bit_width, int32_t count, int16_t *codes)
+{
+    const uint32_t mask = ((uint32_t)1 << bit_width) - 1;
+    const int32_t sign = (int32_t)1 << (bit_width - 1);
+    uint32_t window = 0;
+    int32_t available = 0;
+
+    for (int32_t k = 0; k < count; k++) {
+        if (available < bit_width) {
+            window |= (uint32_t)*packed++ << available;
+            available += 8;
+        }
+        codes[k] = (int16_t)(((int32_t)(window & mask) ^ sign) - sign);
+        window >>= bit_width;
+        available -= bit_width;
+    }
+    return packed;
+}
+
 void qn_codes_load_s32(const uint8_t *in, qn_storage storage, int32_t *codes, int32_t count)
 {
     const int8_t *in_s8 = (const int8_t *)in;

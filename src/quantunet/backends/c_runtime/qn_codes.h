@@ -18,6 +18,9 @@ size_t qn_storage_bytes(qn_storage storage);
 /* Where row `row` of x lies. */
 uint8_t *qn_tensor_row(const qn_tensor *x, int32_t row);
 
+/* `count` packed weights of `bit_width` bits; returns the byte after the last one that was begun. */
+const uint8_t *qn_weights_unpack(const uint8_t *packed, int32_t bit_width, int32_t count, int16_t *codes);
+
 void qn_codes_load_s32(const uint8_t *in, qn_storage storage, int32_t *codes, int32_t count);
 
 void qn_codes_store_s32(uint8_t *out, qn_storage storage, const int32_t *codes, int32_t count);
