@@ -13,7 +13,8 @@ import pytest
 from random_graphs import random_codes, random_graph
 
 from quantunet.backends.c_build import has_compiler
-from quantunet.backends.host_engine import HostEngine, build_host_library, kernel_names
+from quantunet.backends.host_engine import HostEngine
+from quantunet.backends.host_library import build_host_library, kernel_names
 from quantunet.backends.host_plan import plan_host, steps
 from quantunet.formats import IntFormat
 from quantunet.ir import graph as ir

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantunet.backends.c_build import accepts, build_library, host_files
 from quantunet.backends.c_layout import code_dtype, storage
-from quantunet.backends.c_model import packed_weight, tiling_header
+from quantunet.backends.c_model import packed_weight
 from quantunet.backends.c_plan import FAST, filter_block, fused_heads, needs_wide_patches, scratch_of
+from quantunet.backends.host_library import (
+    MAX_SOURCES,
+    CConv,
+    CHostConv,
+    CProgram,
+    CRequantize,
+    CStep,
+    CTensor,
+    Layers,
+    build_host_library,
+    open_library,
+)
 from quantunet.backends.host_plan import HostPlan, Step, plan_host, steps, threshold_of
 from quantunet.ir.graph import (
     ArgMax,
@@ -33,98 +42,12 @@ from quantunet.ir.graph import (
     WeightNode,
 )
 
-MAX_SOURCES = 4
 AT_IMAGE, AT_MASK = -1, -2
 ALIGNMENT_BYTES = 64
 STORAGES = ("QN_U8", "QN_S8", "QN_U16", "QN_S16", "QN_S32")
 HEADS = {Threshold: 1, ArgMax: 2}
 KINDS = ("layer", "conv", MaxPool2d, UpsampleNearest2d, UpsampleBilinear2d, Rescale, Concat, Threshold, ArgMax)
 Codes = NDArray[np.integer]
-
-
-class _Requantize(ctypes.Structure):
-    _fields_ = (
-        ("multiplier", ctypes.c_void_p),
-        ("shift", ctypes.c_void_p),
-        ("q_min", ctypes.c_int32),
-        ("q_max", ctypes.c_int32),
-        ("is_narrow", ctypes.c_int32),
-    )
-
-
-class _HostConv(ctypes.Structure):
-    _fields_ = (
-        ("weight", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("requantize", _Requantize),
-        *((name, ctypes.c_int32) for name in ("out_channels", "kernel_height", "kernel_width", "stride", "padding")),
-        *((name, ctypes.c_int32) for name in ("is_transposed", "is_signed_in", "is_signed_out", "source_count")),
-        ("source_channels", ctypes.c_int32 * MAX_SOURCES),
-        ("is_doubled", ctypes.c_int32 * MAX_SOURCES),
-        ("in_max", ctypes.c_int32),
-        ("head", ctypes.c_int32),
-        ("threshold", ctypes.c_int64),
-    )
-
-
-class _Conv(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("weight", "bit_width", "bias", "requantize")),
-        *((name, ctypes.c_int32) for name in ("out_channels", "kernel_height", "kernel_width", "stride", "padding")),
-        *((name, ctypes.c_int32) for name in ("upsample", "filter_block", "is_wide", "head")),
-        ("threshold", ctypes.c_int64),
-    )
-
-
-class _Tensor(ctypes.Structure):
-    _fields_ = (
-        ("offset", ctypes.c_int64),
-        *((name, ctypes.c_int32) for name in ("storage", "channels", "height", "width")),
-    )
-
-
-class _Step(ctypes.Structure):
-    _fields_ = (
-        ("kind", ctypes.c_int32),
-        ("source", ctypes.c_int32 * MAX_SOURCES),
-        *((name, ctypes.c_int32) for name in ("target", "pooled", "first")),
-        ("threshold", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("layer", "conv", "requantize")),
-    )
-
-
-class _Program(ctypes.Structure):
-    _fields_ = (
-        ("tensors", ctypes.c_void_p),
-        ("steps", ctypes.c_void_p),
-        ("step_count", ctypes.c_int32),
-        *((f"scratch_{name}", ctypes.c_void_p) for name in ("filters", "patches", "wide", "acc", "corrections")),
-        ("arena_bytes", ctypes.c_int64),
-        ("generic_bytes", ctypes.c_int64),
-    )
-
-
-def host_flags() -> list[str]:
-    """What the library is compiled with."""
-    return ["-O3", *(["-march=native"] if accepts("-march=native") else []), "-pthread"]
-
-
-def build_host_library(flags: Sequence[str] | None = None) -> Path:
-    """The library of the host engine, from the cache or compiled anew.
-
-    Raises:
-        CompilerMissing: if there is no C compiler.
-    """
-    files = {**host_files(), "qn_tiling.h": tiling_header(FAST)}
-    return build_library(files, host_flags() if flags is None else [*flags, "-pthread"])
-
-
-def kernel_names(library: Path | None = None) -> tuple[str, ...]:
-    """The kernels that the library holds, best first."""
-    opened, names = _open(str(library or build_host_library())), []
-    while (name := opened.qn_host_kernel_name(len(names))) is not None:
-        names.append(name.decode())
-    return tuple(names)
 
 
 class HostEngine:
@@ -147,11 +70,11 @@ class HostEngine:
         if not isinstance(graph.output, Threshold | ArgMax):
             raise GraphError(f"node {graph.output.name!r} stands last and is no mask: end the graph in one")
         self._graph, self._threads = graph, threads
-        self._library = _open(str(library or build_host_library()))
+        self._library = open_library(str(library or build_host_library()))
         self._kept: list[Any] = []  # what C holds pointers to
-        self._layers = _Layers(self._library)
+        self._layers = Layers(self._library)
         self._structs: dict[str, Any] = {}
-        self._requantizes: dict[str, _Requantize] = {}
+        self._requantizes: dict[str, CRequantize] = {}
         for step in steps(graph):
             self._prepare(step, kernel)
         self._programs: dict[tuple[int, int, bool], _Sized] = {}
@@ -235,13 +158,13 @@ class HostEngine:
         self._kept.append(array)
         return array.ctypes.data
 
-    def _requantize(self, stage: Requantize | None) -> _Requantize:
+    def _requantize(self, stage: Requantize | None) -> CRequantize:
         if stage is None:
-            return _Requantize(None, None, 0, 0, 0)
+            return CRequantize(None, None, 0, 0, 0)
         is_narrow = stage.is_shift_only and bool(np.all((stage.shift >= 0) & (stage.shift <= 31)))
         multiplier = None if stage.is_shift_only else self._array(stage.multiplier, np.int32)
         limits = stage.output
-        return _Requantize(multiplier, self._array(stage.shift, np.int8), limits.q_min, limits.q_max, is_narrow)
+        return CRequantize(multiplier, self._array(stage.shift, np.int8), limits.q_min, limits.q_max, is_narrow)
 
     def _prepare(self, step: Step, kernel: str | None) -> None:
         node = step.node
@@ -257,7 +180,7 @@ class HostEngine:
         mask = self._graph.node(fused_heads(self._graph).get(node.name, node.name))
         return HEADS.get(type(mask), 0), threshold_of(mask) if isinstance(mask, Threshold) else 0
 
-    def _host_conv(self, step: Step, node: WeightNode) -> _HostConv:
+    def _host_conv(self, step: Step, node: WeightNode) -> CHostConv:
         formats, channels = self._graph.formats(), self._graph.channels()
         is_transposed, source = isinstance(node, ConvTranspose2d), formats[node.inputs[0]]
         stride, padding = (2, 0) if isinstance(node, ConvTranspose2d) else (node.stride, node.padding)
@@ -265,7 +188,7 @@ class HostEngine:
         filling = [0] * (MAX_SOURCES - len(counts))
         weight = np.ascontiguousarray(node.weight.transpose(0, 2, 3, 1), np.int8)
         head, threshold = self._head(node)
-        conv = _HostConv(
+        conv = CHostConv(
             weight.ctypes.data,
             self._array(node.bias, np.int32),
             self._requantize(node.requantize),
@@ -280,14 +203,14 @@ class HostEngine:
         conv.weight_array = weight  # lives until the layer is prepared
         return conv
 
-    def _generic_conv(self, node: WeightNode) -> _Conv:
+    def _generic_conv(self, node: WeightNode) -> CConv:
         stage = None if node.requantize is None else self._requantize(node.requantize)
         self._kept.append(stage)
         head, threshold = self._head(node)
         geometry = (
             (*node.weight.shape[2:], node.stride, node.padding, 1) if isinstance(node, Conv2d) else (1, 1, 1, 0, 2)
         )
-        return _Conv(
+        return CConv(
             self._array(packed_weight(node), np.uint8),
             self._array(node.weight_bit_width, np.uint8),
             self._array(node.bias, np.int32),
@@ -301,38 +224,6 @@ class HostEngine:
         )
 
 
-class _Layers:
-    """Layers that C holds, freed with this object."""
-
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self._library = library
-        self.pointers: dict[str, int] = {}
-
-    def add(self, name: str, conv: _HostConv, kernel: str | None) -> None:
-        """Prepare a layer.
-
-        Raises:
-            GraphError: if there is no kernel of that name.
-        """
-        pointer = self._library.qn_host_layer_new(ctypes.byref(conv), None if kernel is None else kernel.encode())
-        if not pointer:
-            raise GraphError(f"node {name!r}: there is no kernel {kernel!r}, or no memory")
-        self.pointers[name] = pointer
-
-    def kernel(self, name: str) -> str:
-        """The kernel of a layer."""
-        return self._library.qn_host_layer_kernel(self.pointers[name]).decode()
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of all layers."""
-        return sum(self._library.qn_host_layer_bytes(pointer) for pointer in self.pointers.values())
-
-    def __del__(self) -> None:
-        for pointer in self.pointers.values():
-            self._library.qn_host_layer_free(pointer)
-
-
 class _Sized:
     """The program of an engine for one image size, and memory for as many calls as run at a time."""
 
@@ -343,8 +234,8 @@ class _Sized:
         index = {name: position for position, name in enumerate(names)}
         offsets = {graph.input.name: AT_IMAGE, **plan.offsets, graph.output.name: AT_MASK}
         self.plan, self.mask_shape = plan, shapes[graph.output.name][1:]
-        self._tensors = (_Tensor * len(names))(
-            *(_Tensor(offsets[name], STORAGES.index(storage(formats[name])), *shapes[name]) for name in names)
+        self._tensors = (CTensor * len(names))(
+            *(CTensor(offsets[name], STORAGES.index(storage(formats[name])), *shapes[name]) for name in names)
         )
         self._steps = _step_array(engine, plan, index)
         scratch = scratch_of(graph, FAST) if any(_is_generic(step) for step in plan.steps) else None
@@ -354,7 +245,7 @@ class _Sized:
             else (0,) * 5
         )
         starts = [sum(map(_aligned, sizes[:position])) for position in range(6)]
-        self.program = _Program(
+        self.program = CProgram(
             ctypes.addressof(self._tensors),
             ctypes.addressof(self._steps),
             len(self._steps),
@@ -389,7 +280,7 @@ def _step_array(engine: HostEngine, plan: HostPlan, index: dict[str, int]) -> An
     for step in plan.steps:
         node, structs = step.node, engine._structs
         kind = "layer" if step.is_prepared else "conv" if _is_generic(step) else type(node)
-        row = _Step(
+        row = CStep(
             KINDS.index(kind),
             (ctypes.c_int32 * MAX_SOURCES)(),
             -1 if step.target is None else index[step.target],
@@ -403,7 +294,7 @@ def _step_array(engine: HostEngine, plan: HostPlan, index: dict[str, int]) -> An
         if kind is Concat:
             channels = engine._graph.channels()
             for source in step.sources:
-                copy = _Step.from_buffer_copy(row)
+                copy = CStep.from_buffer_copy(row)
                 copy.source[0] = index[source.name]
                 rows.append(copy)
                 row.first += channels[source.name]
@@ -411,26 +302,8 @@ def _step_array(engine: HostEngine, plan: HostPlan, index: dict[str, int]) -> An
         for position, source in enumerate(step.sources):
             row.source[position] = index[source.name]
         rows.append(row)
-    return (_Step * len(rows))(*rows)
+    return (CStep * len(rows))(*rows)
 
 
 def _aligned(size_bytes: int) -> int:
     return -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-
-
-@cache
-def _open(path: str) -> ctypes.CDLL:
-    library, pointer = ctypes.CDLL(path), ctypes.c_void_p
-    signatures = {
-        "qn_host_layer_new": (pointer, [pointer, ctypes.c_char_p]),
-        "qn_host_layer_free": (None, [pointer]),
-        "qn_host_layer_kernel": (ctypes.c_char_p, [pointer]),
-        "qn_host_layer_bytes": (ctypes.c_size_t, [pointer]),
-        "qn_host_kernel_name": (ctypes.c_char_p, [ctypes.c_int32]),
-        "qn_host_scratch_bytes": (ctypes.c_int64, [pointer]),
-        "qn_host_run": (None, [pointer, pointer, pointer, pointer, ctypes.c_int32]),
-    }
-    for name, (result, arguments) in signatures.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
-    return library
