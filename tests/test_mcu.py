@@ -100,7 +100,7 @@ def test_the_firmware_reports_what_the_interpreter_and_the_plan_say(target: CTar
     assert all(count > 1000 for name, count in report.layers.items() if name not in ("image", "head"))
     assert all(100 < stack_bytes < 4096 for stack_bytes in report.stack_bytes)
     assert report.flash["flash"] == sum(report.flash[name] for name in ("code", "constants", "initialised"))
-    model = lay_out_for(graph, *SIZE, target)
+    model = lay_out_for(graph, *SIZE, budget)
     assert 0 <= report.ram_bytes - ram_bytes(model) < 128, "the linker aligns"
     found = fit(model, budget)
     assert found.fits
@@ -149,7 +149,7 @@ int main(void)
 }}
 """
     budget = default_budget(target)
-    project = mcu_files(lay_out_for(every_node(), *SIZE, target), budget)
+    project = mcu_files(lay_out_for(every_node(), *SIZE, budget), budget)
     files = {
         **project,
         "board/main.c": main,
@@ -161,14 +161,15 @@ int main(void)
 
 def test_what_does_not_fit_is_said_and_what_helps() -> None:
     graph, target = every_node(), C_TARGETS["cortex-m4"]
-    model = lay_out_for(graph, 64, 64, target)
+    tiny = Budget(target, 1 << 20, 1024)
+    model = lay_out_for(graph, 64, 64, tiny)  # nothing fits: the smallest
     small = fit(model, Budget(target, 1 << 20, ram_bytes(model) - 1))
     assert not small.fits
     found = re.search(r"does NOT fit: .*export --size (\d+)x(\d+)", str(small))
     assert found is not None
     height, width = int(found[1]), int(found[2])
     assert (height, width) == (60, 60), "the next smaller size of its halvings"
-    assert ram_bytes(lay_out_for(graph, height, width, target)) <= small.budget.ram_bytes
+    assert ram_bytes(lay_out_for(graph, height, width, small.budget)) <= small.budget.ram_bytes
     assert "no image size fits" in str(fit(model, Budget(target, 1 << 20, 1024)))
 
 

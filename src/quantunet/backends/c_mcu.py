@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from quantunet.backends.c_board import (
 from quantunet.backends.c_build import runtime_files
 from quantunet.backends.c_layout import CModel, lay_out
 from quantunet.backends.c_model import model_header, model_source, tiling_header
-from quantunet.backends.c_plan import tensor_bytes
+from quantunet.backends.c_plan import SMALL, Tiling, tensor_bytes
 from quantunet.backends.c_qemu import build_firmware, has_tools, section_bytes
 from quantunet.backends.c_targets import CTarget
 from quantunet.backends.project_folder import write_project
@@ -65,9 +65,32 @@ class Fit:
         return f"{self.budget.target.name}: {verdict}: {numbers}{self.advice}"
 
 
-def lay_out_for(graph: IntegerGraph, height: int, width: int, target: CTarget) -> CModel:
-    """The model as ``target`` runs it."""
-    return lay_out(graph, height, width, kernel=target.kernel)
+BANDS_PIXELS = (None, 4096, 1024, 512, 256, 128, 64, 32, 1)
+"""From the fastest to the smallest: see ``Tiling``."""
+
+
+def lay_out_for(graph: IntegerGraph, height: int, width: int, budget: Budget) -> CModel:
+    """The model as the target of ``budget`` runs it: the fastest that fits its RAM, else the smallest of all.
+
+    Larger bands expand packed weights less often and keep more rows; Winograd computes rows in pairs and has scratch
+    of its own, so it is given up next, and last a large block of expanded filters.
+    """
+    tried: list[CModel] = []
+    for tiling in _tilings(budget.target):
+        model = lay_out(graph, height, width, tiling, kernel=budget.target.kernel)
+        if ram_bytes(model) <= budget.ram_bytes:
+            return model
+        tried.append(model)
+    return min(tried, key=ram_bytes)
+
+
+def _tilings(target: CTarget) -> list[Tiling]:
+    """The fastest first."""
+    tiling = target.kernel.tiling
+    choices = [replace(tiling, band_pixels=band) for band in BANDS_PIXELS]
+    if tiling.winograd:
+        choices.append(replace(tiling, band_pixels=1, winograd=False))
+    return [*choices, replace(choices[-1], filters=min(tiling.filters, SMALL.filters))]
 
 
 def export_mcu(
@@ -81,7 +104,7 @@ def export_mcu(
     Raises:
         UserError: if the size does not fit the graph, an input does not fit the size, or ``out_dir`` holds other files.
     """
-    files = mcu_files(lay_out_for(graph, *size_px, budget.target), budget, recorded)
+    files = mcu_files(lay_out_for(graph, *size_px, budget), budget, recorded)
     return write_project(out_dir, files, products=PRODUCTS)
 
 
@@ -146,12 +169,12 @@ def _advice(model: CModel, draft: Fit) -> str:
 
 def _largest_that_fits(model: CModel, budget: Budget) -> tuple[int, int] | None:
     """The largest image of about the same proportions whose RAM fits."""
-    multiple = model.graph.size_multiple()
+    multiple, smallest = model.graph.size_multiple(), _tilings(budget.target)[-1]
     steps = model.width // multiple
     for step in range(steps - 1, 0, -1):
         height = max(1, round(model.height * step / steps / multiple)) * multiple
         try:
-            smaller = lay_out_for(model.graph, height, step * multiple, budget.target)
+            smaller = lay_out(model.graph, height, step * multiple, smallest, kernel=budget.target.kernel)
         except GraphError:
             continue
         if ram_bytes(smaller) <= budget.ram_bytes:

@@ -108,7 +108,7 @@ def _remark_c(request: Export) -> str:
     from quantunet.backends.c_mcu import fit, lay_out_for
 
     budget = _c_budget(request.options)
-    return "" if budget is None else str(fit(lay_out_for(request.graph, *request.size_px, budget.target), budget))
+    return "" if budget is None else str(fit(lay_out_for(request.graph, *request.size_px, budget), budget))
 
 
 def _verify_c(graph: IntegerGraph, inputs: Sequence[Codes], options: Options) -> dict[str, Any]:
