@@ -20,10 +20,32 @@ from quantunet.errors import UserError
 from quantunet.formats import IntFormat
 from quantunet.ir import graph as ir
 from quantunet.ir import interpreter
-from quantunet.ir.graph import IntegerGraph
+from quantunet.ir.graph import IntegerGraph, Requantize
 
 GRAPHS = 24
 SIZE = (16, 16)
+
+
+RECORDED_INSTRUCTIONS = {
+    "cortex-m4": 604974,
+    "cortex-m7": 615929,
+    "cortex-m55": 1686804,
+    "riscv32": 2558496,
+}
+"""Of one image by `layer_of_16`, whole inference: a change that costs instructions, or saves some, shows here."""
+RECORDED_COMPILER = "12.2"
+
+
+def layer_of_16() -> IntegerGraph:
+    """A 3x3 convolution of 16 to 16 channels at 4 bits, pooled, and its mask."""
+    rng = np.random.default_rng(2)
+    stage = Requantize(np.ones(16, np.int32), np.full(16, 6, np.int32), IntFormat(4, False))
+    weight = rng.integers(-8, 8, (16, 16, 3, 3)).astype(np.int32)
+    conv = ir.Conv2d(
+        "conv", ("x",), weight, np.full(16, 4, np.int32), np.zeros(16, np.int32), stage, padding=1
+    )  # fmt: skip
+    pool, mask = ir.MaxPool2d("pool", ("conv",)), ir.ArgMax("mask", ("pool",))
+    return ir.IntegerGraph((ir.Input("x", (), 16, IntFormat(4, False), 1.0), conv, pool, mask))
 
 
 def default_budget(target: CTarget) -> Budget:
@@ -108,6 +130,18 @@ def test_the_firmware_reports_what_the_interpreter_and_the_plan_say(target: CTar
     assert found.flash_bytes is not None
     assert abs(found.flash_bytes - report.flash["flash"]) <= 16, "RISC-V's linker shortens calls by distance"
     assert run_firmware(project) == text, "instructions are counted, not timed"
+
+
+def test_instructions_are_those_recorded(target: CTarget, tmp_path: Path) -> None:
+    version = subprocess.run([f"{target.cross}gcc", "-dumpfullversion"], capture_output=True, text=True).stdout
+    if not version.startswith(RECORDED_COMPILER):
+        pytest.skip(f"recorded with gcc {RECORDED_COMPILER}, this is {version.strip()}")
+    graph = layer_of_16()
+    report = read_report(
+        run_firmware(export_mcu(graph, tmp_path / "p", SIZE, default_budget(target), images(graph, 1)))
+    )
+    assert report.differing == 0
+    assert report.instructions[0] == RECORDED_INSTRUCTIONS[target.name]
 
 
 def test_a_wrong_pixel_is_seen(target: CTarget, tmp_path: Path) -> None:

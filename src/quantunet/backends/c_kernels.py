@@ -40,4 +40,6 @@ DSP = Kernel(
     ("qn_winograd.h", "qn_winograd_dsp.c"),
 )
 """Cortex-M4, M7 and other Arm processors with the DSP extension: two 16-bit multiply-accumulates an instruction."""
-KERNELS = {kernel.name: kernel for kernel in (PORTABLE, DSP)}
+BANDS = Kernel("bands", "qn_product_portable.c", Tiling(filters=32, band_pixels=256), "-O2")
+"""The portable product for small processors: weights are expanded less often, for more scratch and longer rings."""
+KERNELS = {kernel.name: kernel for kernel in (PORTABLE, BANDS, DSP)}

@@ -118,7 +118,7 @@ def mcu_files(model: CModel, budget: Budget, recorded: Sequence[Codes] = ()) -> 
     for index, codes in enumerate(recorded):
         if codes.shape != expected:
             raise UserError(f"recorded input {index} has the shape {codes.shape}, the exported model takes {expected}")
-    masks = [interpreter.run(model.graph, codes[None]).reshape(codes.shape[1:]) for codes in recorded]
+    masks = [interpreter.run(model.graph, codes[None])[0] for codes in recorded]
     return {
         **runtime_files(model.kernel),
         **board_files(budget.target),

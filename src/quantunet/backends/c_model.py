@@ -91,7 +91,7 @@ def _mask_size(model: CModel) -> str:
 
 def _memory(model: CModel) -> str:
     scratch = model.plan.scratch
-    lines = [f"static uint8_t arena[{model.prefix.upper()}_ARENA_BYTES];"]
+    lines = [f"static uint8_t arena[{model.prefix.upper()}_ARENA_BYTES];"] if model.plan.arena_bytes else []
     if model.graph.weight_nodes():
         lines += [
             f"static union {{qn_filter_code codes[{scratch.filters}]; int32_t aligned;}} scratch_filters;",

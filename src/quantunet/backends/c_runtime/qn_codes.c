@@ -15,17 +15,17 @@ uint8_t *qn_tensor_row(const qn_tensor *x, int32_t row)
 
 const uint8_t *qn_weights_unpack(const uint8_t *packed, int32_t bit_width, int32_t count, int16_t *codes)
 {
-    const uint32_t mask = ((uint32_t)1 << bit_width) - 1;
-    const int32_t sign = (int32_t)1 << (bit_width - 1);
+    const int16_t *const end = codes + count;
+    const int32_t unused = 32 - bit_width;
     uint32_t window = 0;
     int32_t available = 0;
 
-    for (int32_t k = 0; k < count; k++) {
+    while (codes < end) {
         if (available < bit_width) {
             window |= (uint32_t)*packed++ << available;
             available += 8;
         }
-        codes[k] = (int16_t)(((int32_t)(window & mask) ^ sign) - sign);
+        *codes++ = (int16_t)((int32_t)(window << unused) >> unused);
         window >>= bit_width;
         available -= bit_width;
     }

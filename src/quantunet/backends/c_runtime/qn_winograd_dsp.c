@@ -55,28 +55,41 @@ static inline void weights_spread(int32_t g0, int32_t g1, int32_t g2, word *out,
     out[3 * distance] = lanes_add(g2, g2);
 }
 
-/* codes: [9][channels], rounded up to fours by what the caller has zeroed. */
-static void filter_transform(const int16_t *codes, int32_t channels, int32_t fours, word *out)
+/* Weights of channels c and c + 2 at one position of the kernel; none behind the last channel. */
+static inline int32_t weights_pair(const int16_t *at, int32_t count)
 {
-    const int32_t distance = 4 * fours;
+    const uint32_t first = count > 0 ? (uint16_t)at[0] : 0, second = count > 2 ? (uint16_t)at[2] : 0;
+
+    return (int32_t)(first | second << 16);
+}
+
+/* One pair of channels; count: how many there are from the first one on. */
+static inline void pair_transform(const int16_t *codes, int32_t channels, int32_t count, word *out, int32_t distance)
+{
     word rows[4][3];
 
+#pragma GCC unroll 3
+    for (int32_t column = 0; column < 3; column++) {
+        const int16_t *at = codes + column * channels;
+        weights_spread(weights_pair(at, count), weights_pair(at + 3 * channels, count),
+                       weights_pair(at + 6 * channels, count), &rows[0][column], 3);
+    }
+#pragma GCC unroll 4
+    for (int32_t row = 0; row < 4; row++) {
+        weights_spread(rows[row][0], rows[row][1], rows[row][2], out + row * 4 * distance, distance);
+    }
+}
+
+/* codes: [9][channels]. */
+static void filter_transform(const int16_t *codes, int32_t channels, int32_t fours, word *out)
+{
     for (int32_t pair = 0; pair < 2 * fours; pair++) {
         const int32_t c = pair / 2 * 4 + pair % 2;
-        const int16_t *code = codes + c;
-        const int32_t has_first = c < channels, has_second = c + 2 < channels;
-        for (int32_t column = 0; column < 3; column++) {
-            int32_t g[3];
-            for (int32_t row = 0; row < 3; row++) {
-                const int16_t *at = code + (row * 3 + column) * channels;
-                g[row] = (int32_t)((has_first ? (uint32_t)(uint16_t)at[0] : 0) |
-                                   (has_second ? (uint32_t)(uint16_t)at[2] << 16 : 0));
-            }
-            weights_spread(g[0], g[1], g[2], &rows[0][column], 3);
-        }
         word *to = out + pair / 2 * 4 + pair % 2 * 2;
-        for (int32_t row = 0; row < 4; row++) {
-            weights_spread(rows[row][0], rows[row][1], rows[row][2], to + row * 4 * distance, distance);
+        if (c + 2 < channels) {
+            pair_transform(codes + c, channels, 3, to, 4 * fours);
+        } else {
+            pair_transform(codes + c, channels, channels - c, to, 4 * fours);
         }
     }
 }
@@ -131,6 +144,7 @@ static inline void tiles_transform(const block *b, const uint8_t *const rows[4],
 
     for (int32_t c = 0; c < 4 * b->fours; c += 4) {
         word lines[TILE_COLUMNS][2][4]; /* by column: B' of it, both pairs */
+#pragma GCC unroll 6
         for (int32_t column = 0; column < TILE_COLUMNS; column++) {
             int32_t d0[2], d1[2], d2[2], d3[2];
             const int32_t at = column * pixel_bytes + c;
@@ -141,6 +155,7 @@ static inline void tiles_transform(const block *b, const uint8_t *const rows[4],
             inputs_spread(d0[0], d1[0], d2[0], d3[0], lines[column][0], 1);
             inputs_spread(d0[1], d1[1], d2[1], d3[1], lines[column][1], 1);
         }
+#pragma GCC unroll 4
         for (int32_t k = 0; k < 4; k++) {
             word *to = out + k * 4 * distance;
             for (int32_t pair = 0; pair < 2; pair++, to += 2) {
@@ -179,8 +194,9 @@ static void tiles_gather(const block *b, int32_t y, int32_t x0)
     const uint8_t *rows[4];
     int32_t pixel_bytes = channels;
 
-    if (channels % 4 == 0 && row >= 0 && row + 4 <= b->x->height && column >= 0 &&
-        column + TILE_COLUMNS <= b->x->width) {
+    /* where the last four channels are not all there, the next pixel's are read too: their weights are zero */
+    if (row >= 0 && row + 4 <= b->x->height && column >= 0 &&
+        column + TILE_COLUMNS + (channels % 4 != 0 ? 4 : 0) <= b->x->width) {
         for (int32_t k = 0; k < 4; k++) {
             rows[k] = qn_tensor_row(b->x, row + k) + column * channels;
         }
@@ -199,103 +215,146 @@ static void tiles_gather(const block *b, int32_t y, int32_t x0)
     }
 }
 
-/* sums: of tile 0 with both filters, then of tile 1. 13 instructions for 16 products. */
+/* 11 instructions for 16 products: of four channels of two tiles with two filters. */
+#define MULTIPLY_FOUR                     \
+    "ldmia %[u]!, {r4, r5, r6, r8}\n"     \
+    "ldrd r9, r10, [%[v]], #8\n"          \
+    "smlad %[a], r9, r4, %[a]\n"          \
+    "smlad %[b], r9, r5, %[b]\n"          \
+    "smlad %[c], r10, r4, %[c]\n"         \
+    "smlad %[d], r10, r5, %[d]\n"         \
+    "ldrd r9, r10, [%[v]], #8\n"          \
+    "smlad %[a], r9, r6, %[a]\n"          \
+    "smlad %[b], r9, r8, %[b]\n"          \
+    "smlad %[c], r10, r6, %[c]\n"         \
+    "smlad %[d], r10, r8, %[d]\n"
+#define MULTIPLY_LOOP(body)                                                                                         \
+    __asm__ volatile("1:\n" body "subs %[n], #1\n"                                                                  \
+                     "bne 1b"                                                                                       \
+                     : [u] "+r"(u), [v] "+r"(v), [n] "+r"(n), [a] "+r"(a), [b] "+r"(b), [c] "+r"(c), [d] "+r"(d)    \
+                     :                                                                                              \
+                     : "r4", "r5", "r6", "r8", "r9", "r10", "cc", "memory")
+
+/* sums: of tile 0 with both filters, then of tile 1. */
 static inline void position_multiply(const word **weights, const word **inputs, int32_t fours, int32_t sums[4])
 {
     const word *u = *weights, *v = *inputs;
     int32_t a = 0, b = 0, c = 0, d = 0;
 
-    __asm__ volatile("1: ldmia %[u]!, {r4, r5, r6, r8}\n"
-                     "ldrd r9, r10, [%[v]], #8\n"
-                     "smlad %[a], r9, r4, %[a]\n"
-                     "smlad %[b], r9, r5, %[b]\n"
-                     "smlad %[c], r10, r4, %[c]\n"
-                     "smlad %[d], r10, r5, %[d]\n"
-                     "ldrd r9, r10, [%[v]], #8\n"
-                     "smlad %[a], r9, r6, %[a]\n"
-                     "smlad %[b], r9, r8, %[b]\n"
-                     "smlad %[c], r10, r6, %[c]\n"
-                     "smlad %[d], r10, r8, %[d]\n"
-                     "subs %[fours], #1\n"
-                     "bne 1b"
-                     : [u] "+r"(u), [v] "+r"(v), [fours] "+r"(fours), [a] "+r"(a), [b] "+r"(b), [c] "+r"(c), [d] "+r"(d)
-                     :
-                     : "r4", "r5", "r6", "r8", "r9", "r10", "cc", "memory");
+    if (fours % 4 == 0) {
+        int32_t n = fours / 4;
+        MULTIPLY_LOOP(MULTIPLY_FOUR MULTIPLY_FOUR MULTIPLY_FOUR MULTIPLY_FOUR);
+    } else {
+        int32_t n = fours;
+        MULTIPLY_LOOP(MULTIPLY_FOUR);
+    }
     *weights = u;
     *inputs = v;
     sums[0] = a, sums[1] = b, sums[2] = c, sums[3] = d;
 }
 
-/* A' m A / 4 of one tile and filter: sums are 4 apart. */
-static inline void tile_finish(const int32_t *sums, int32_t values[2][2])
+/* A' m A of one tile and filter, four times the results; sums are 4 apart. */
+static inline void tile_finish(const int32_t *sums, int32_t values[4])
 {
-    int32_t upper[4], lower[4];
+    uint32_t upper[4], lower[4];
 
+#pragma GCC unroll 4
     for (int32_t k = 0; k < 4; k++) {
-        const uint32_t m0 = (uint32_t)sums[4 * k], m1 = (uint32_t)sums[4 * k + 16], m2 = (uint32_t)sums[4 * k + 32],
-                       m3 = (uint32_t)sums[4 * k + 48];
-        upper[k] = (int32_t)(m0 + m1 + m2);
-        lower[k] = (int32_t)(m1 - m2 - m3);
+        const uint32_t m1 = (uint32_t)sums[4 * k + 16], m2 = (uint32_t)sums[4 * k + 32];
+        upper[k] = (uint32_t)sums[4 * k] + m1 + m2;
+        lower[k] = m1 - m2 - (uint32_t)sums[4 * k + 48];
     }
-    const uint32_t u1 = (uint32_t)upper[1], u2 = (uint32_t)upper[2], l1 = (uint32_t)lower[1], l2 = (uint32_t)lower[2];
-    values[0][0] = (int32_t)((uint32_t)upper[0] + u1 + u2) >> 2;
-    values[0][1] = (int32_t)(u1 - u2 - (uint32_t)upper[3]) >> 2;
-    values[1][0] = (int32_t)((uint32_t)lower[0] + l1 + l2) >> 2;
-    values[1][1] = (int32_t)(l1 - l2 - (uint32_t)lower[3]) >> 2;
+    values[0] = (int32_t)(upper[0] + upper[1] + upper[2]);
+    values[1] = (int32_t)(upper[1] - upper[2] - upper[3]);
+    values[2] = (int32_t)(lower[0] + lower[1] + lower[2]);
+    values[3] = (int32_t)(lower[1] - lower[2] - lower[3]);
 }
 
-/* One value of filter f to its code at `to`. */
-static inline void value_store(const block *b, int32_t value, int32_t f, uint8_t *to)
+/* Where the results of two tiles go; `lower` is NULL where its row is not asked for. */
+typedef struct {
+    uint8_t *upper, *lower;
+    int32_t columns; /* of 4 */
+    size_t pixel_bytes, code_bytes;
+} target;
+
+static inline uint8_t code_of(int32_t value, int32_t offset, int32_t shift, int32_t q_min, int32_t q_max)
+{
+    value = (value + offset) >> shift;
+    value = value < q_min ? q_min : value;
+    return (uint8_t)(value > q_max ? q_max : value);
+}
+
+/* Both tiles of filter f, all eight results, to codes of a byte by a shift: what the exporter has proven to fit. */
+static inline void filter_store_bytes(const block *b, const int32_t *sums, int32_t f, const target *to)
+{
+    const qn_requantize *stage = b->node->requantize;
+    const int32_t q_min = stage->q_min, q_max = stage->q_max, shift = stage->shift[f] + 2;
+    const int32_t offset = (int32_t)(4 * ((uint32_t)b->node->bias[f] + (((uint32_t)1 << shift) >> 3)));
+    uint8_t *upper = to->upper + f, *lower = to->lower + f;
+
+    for (int32_t tile = 0; tile < 2; tile++) {
+        int32_t values[4];
+        tile_finish(sums + 2 * tile, values);
+        upper[0] = code_of(values[0], offset, shift, q_min, q_max);
+        upper[to->pixel_bytes] = code_of(values[1], offset, shift, q_min, q_max);
+        lower[0] = code_of(values[2], offset, shift, q_min, q_max);
+        lower[to->pixel_bytes] = code_of(values[3], offset, shift, q_min, q_max);
+        upper += 2 * to->pixel_bytes;
+        lower += 2 * to->pixel_bytes;
+    }
+}
+
+/* The same at the edges, and for any requantization. */
+static void filter_store(const block *b, const int32_t *sums, int32_t f, const target *to)
 {
     const qn_requantize *stage = b->node->requantize;
 
-    value += b->node->bias[f];
-    if (stage != NULL && stage->is_narrow && b->out->storage <= QN_S8) {
-        const int32_t shift = stage->shift[f];
-        value = (value + (int32_t)(((uint32_t)1 << shift) >> 1)) >> shift;
-        value = value < stage->q_min ? stage->q_min : value;
-        *to = (uint8_t)(value > stage->q_max ? stage->q_max : value);
-        return;
+    for (int32_t k = 0; k < 8; k++) {
+        const int32_t column = k / 4 * 2 + k % 2;
+        uint8_t *row = k % 4 < 2 ? to->upper : to->lower;
+        int32_t values[4];
+        if (row == NULL || column >= to->columns) {
+            continue;
+        }
+        tile_finish(sums + k / 4 * 2, values);
+        int32_t value = (values[k % 4] >> 2) + b->node->bias[f];
+        if (stage != NULL) {
+            qn_acc_requantize_s32(stage, &value, f, 1);
+        }
+        qn_codes_store_s32(row + (size_t)column * to->pixel_bytes + (size_t)f * to->code_bytes, b->out->storage, &value,
+                           1);
     }
-    if (stage != NULL) {
-        qn_acc_requantize_s32(stage, &value, f, 1);
-    }
-    qn_codes_store_s32(to, b->out->storage, &value, 1);
 }
 
 static void tiles_multiply(const block *b, int32_t y, int32_t x0)
 {
     const qn_tensor *out = b->out;
+    const qn_requantize *stage = b->node->requantize;
     const size_t code_bytes = qn_storage_bytes(out->storage), pixel_bytes = (size_t)out->channels * code_bytes;
-    const int32_t last = b->rows.first + b->rows.count;
-    uint8_t *const upper = qn_tensor_row(out, y) + (size_t)x0 * pixel_bytes;
-    uint8_t *const lower = y + 1 < last ? qn_tensor_row(out, y + 1) + (size_t)x0 * pixel_bytes : NULL;
-    const int32_t columns = out->width - x0 < 4 ? out->width - x0 : 4;
+    const size_t at = (size_t)x0 * pixel_bytes;
+    const target to = {
+        qn_tensor_row(out, y) + at,
+        y + 1 < b->rows.first + b->rows.count ? qn_tensor_row(out, y + 1) + at : NULL,
+        out->width - x0 < 4 ? out->width - x0 : 4,
+        pixel_bytes,
+        code_bytes,
+    };
+    const int32_t is_whole =
+        to.lower != NULL && to.columns == 4 && code_bytes == 1 && stage != NULL && stage->is_narrow;
     const word *weights = b->weights;
 
     for (int32_t f = 0; f < b->filters; f += 2) {
-        const int32_t count = b->filters - f < 2 ? 1 : 2;
+        const int32_t last = b->filters - f < 2 ? 1 : 2;
         const word *inputs = b->inputs;
         int32_t sums[POSITIONS * 4];
         for (int32_t position = 0; position < POSITIONS; position++) {
             position_multiply(&weights, &inputs, b->fours, sums + 4 * position);
         }
-        for (int32_t k = 0; k < count; k++) {
-            const int32_t channel = b->first + f + k;
-            for (int32_t column = 0; column < columns; column += 2) {
-                const size_t at = (size_t)column * pixel_bytes + (size_t)channel * code_bytes;
-                int32_t values[2][2];
-                tile_finish(sums + column + k, values);
-                value_store(b, values[0][0], channel, upper + at);
-                if (column + 1 < columns) {
-                    value_store(b, values[0][1], channel, upper + at + pixel_bytes);
-                }
-                if (lower != NULL) {
-                    value_store(b, values[1][0], channel, lower + at);
-                    if (column + 1 < columns) {
-                        value_store(b, values[1][1], channel, lower + at + pixel_bytes);
-                    }
-                }
+        for (int32_t k = 0; k < last; k++) {
+            if (is_whole) {
+                filter_store_bytes(b, sums + k, b->first + f + k, &to);
+            } else {
+                filter_store(b, sums + k, b->first + f + k, &to);
             }
         }
     }
