@@ -14,7 +14,7 @@ import os
 import re
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,13 +61,16 @@ def one_layer(in_channels: int, filters: int, weight_bits: int, activation_bits:
     return ir.IntegerGraph((image, conv, ir.MaxPool2d("pool", ("conv",)), ir.ArgMax("mask", ("pool",))))
 
 
-def measure(graph: ir.IntegerGraph, size_px: tuple[int, int], target: CTarget, layer: str = "") -> Measured:
-    """Our firmware on one random image; ``layer``: the instructions of that node alone."""
+def measure(
+    graph: ir.IntegerGraph, size_px: tuple[int, int], target: CTarget, layer: str = "", ram_bytes: int | None = None
+) -> Measured:
+    """Our firmware on one random image; ``layer``: the instructions of that node alone; ``ram_bytes``: at the most."""
     budget = whole_board(target)
+    budget = replace(budget, ram_bytes=ram_bytes or budget.ram_bytes)
     limits, rng = graph.input.output, np.random.default_rng(1)
     codes = rng.integers(limits.q_min, limits.q_max + 1, (graph.input.channels, *size_px))
     with tempfile.TemporaryDirectory(prefix="quantunet-bench-") as name:
-        build_firmware(Path(name), mcu_files(lay_out_for(graph, *size_px, target), budget, [codes]))
+        build_firmware(Path(name), mcu_files(lay_out_for(graph, *size_px, budget), budget, [codes]))
         report = read_report(run_firmware(Path(name)))
     if report.differing:
         raise RuntimeError(f"{report.differing} pixels differ")
@@ -273,7 +276,11 @@ def main() -> None:
         if base is not None:
             print(row(f"U-Net, {arguments.size}, 8 bits: CMSIS-NN", base, base))
         print(row("U-Net, 8 bits: ours", measure(twin, (height, width), target), base))
-        print(row("learned: ours", measure(read_model(file), (height, width), target), base))
+        learned = read_model(file)
+        print(row("learned: ours", measure(learned, (height, width), target), base))
+        if base is not None:
+            half = measure(learned, (height, width), target, ram_bytes=base.ram_bytes // 2)
+            print(row("learned: ours, in half of the peer's RAM", half, base))
 
 
 if __name__ == "__main__":

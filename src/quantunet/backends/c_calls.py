@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from quantunet.backends.c_layout import CModel, c_array, clamped, storage
-from quantunet.backends.c_plan import fused_heads, winograd_nodes
+from quantunet.backends.c_plan import fused_heads, swar_nodes, winograd_nodes
 from quantunet.ir.graph import (
     ArgMax,
     Concat,
@@ -147,6 +147,8 @@ def _kernel_calls(model: CModel, node: Node, target: Node, rows: str) -> list[st
     out = f"&{model.identifier(target.name)}"
     match node:
         case Conv2d() | ConvTranspose2d():
+            if node.name in swar_nodes(model.graph, model.tiling):
+                return [f"qn_swar_run(&{name}_node, {inputs[0]}, {out}, {rows}, &scratch);"]
             if node.name in winograd_nodes(model.graph, model.tiling):
                 return [f"qn_winograd_run(&{name}_node, {inputs[0]}, {out}, {rows}, &scratch);"]
             return [f"qn_conv2d_run(&{name}_node, {inputs[0]}, {out}, {rows}, &scratch);"]

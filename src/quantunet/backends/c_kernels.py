@@ -42,4 +42,12 @@ DSP = Kernel(
 """Cortex-M4, M7 and other Arm processors with the DSP extension: two 16-bit multiply-accumulates an instruction."""
 BANDS = Kernel("bands", "qn_product_portable.c", Tiling(filters=32, band_pixels=256), "-O2")
 """The portable product for small processors: weights are expanded less often, for more scratch and longer rings."""
-KERNELS = {kernel.name: kernel for kernel in (PORTABLE, BANDS, DSP)}
+SWAR = Kernel(
+    "swar",
+    "qn_product_portable.c",
+    Tiling(filters=32, band_pixels=256, swar=True),
+    "-O2",
+    ("qn_swar.h", "qn_swar.c"),
+)
+"""The same, and two products in one multiplication at few bits: for cores without multiply-accumulate of pairs."""
+KERNELS = {kernel.name: kernel for kernel in (PORTABLE, BANDS, DSP, SWAR)}

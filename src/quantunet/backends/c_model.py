@@ -7,7 +7,7 @@ import numpy as np
 from quantunet.backends import c_winograd
 from quantunet.backends.c_calls import run_function, trace_function
 from quantunet.backends.c_layout import CModel, c_array, clamped
-from quantunet.backends.c_plan import Tiling, filter_block, fused_heads, needs_wide_patches, winograd_nodes
+from quantunet.backends.c_plan import Tiling, filter_block, fused_heads, needs_wide_patches, swar_nodes, winograd_nodes
 from quantunet.ir.bit_packing import pack_rows
 from quantunet.ir.graph import (
     Conv2d,
@@ -69,6 +69,7 @@ def model_source(model: CModel, header: str = "model.h") -> str:
         [
             "/* Written by quantunet. */",
             f'#include "{header}"\n\n#include <stddef.h>\n\n#include "qn_runtime.h"\n',
+            '#include "qn_swar.h"\n' if swar_nodes(model.graph, model.tiling) else "",
             '#include "qn_winograd.h"\n' if winograd_nodes(model.graph, model.tiling) else "",
             trace_function(),
             _memory(model),

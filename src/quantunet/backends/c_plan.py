@@ -8,7 +8,7 @@ from math import prod
 
 import numpy as np
 
-from quantunet.backends import c_winograd
+from quantunet.backends import c_swar, c_winograd
 from quantunet.backends.c_rows import RowPlan, plan_rows
 from quantunet.formats import IntFormat
 from quantunet.ir.graph import (
@@ -40,6 +40,7 @@ class Tiling:
         band_pixels: pixels that a node computes before the next one runs, in whole rows, at least one; None: all.
             A model by rows keeps only the rows that are still to be read, and expands packed weights once a band.
         winograd: 3x3 convolutions run by qn_winograd.h, which belongs to the kernel too.
+        swar: convolutions of few bits run by qn_swar.h, likewise.
 
     Raises:
         ValueError: if a number is not as said.
@@ -51,6 +52,7 @@ class Tiling:
     patch_bits: int = 8
     band_pixels: int | None = None
     winograd: bool = False
+    swar: bool = False
 
     def __post_init__(self) -> None:
         if self.pixels < 4 or self.pixels % 2 or self.filters < 4 or self.filters % 4 or self.lanes < 1:
@@ -223,6 +225,18 @@ def filter_block(node: WeightNode, is_fused: bool, tiling: Tiling) -> int:
     return node.weight.shape[0] if is_fused else min(node.weight.shape[0], tiling.filters)
 
 
+def swar_nodes(graph: IntegerGraph, tiling: Tiling) -> frozenset[str]:
+    """Convolutions that run with two products in one multiplication; a fused head does not."""
+    if not tiling.swar:
+        return frozenset()
+    formats, fused = graph.formats(), fused_heads(graph)
+    return frozenset(
+        node.name
+        for node in graph.weight_nodes()
+        if node.name not in fused and c_swar.fits(node, formats[node.inputs[0]])
+    )
+
+
 def winograd_nodes(graph: IntegerGraph, tiling: Tiling) -> frozenset[str]:
     """Convolutions that run by Winograd; a fused head does not."""
     if not tiling.winograd:
@@ -245,12 +259,17 @@ def needs_wide_patches(node: WeightNode, source: IntFormat) -> bool:
 def scratch_of(graph: IntegerGraph, tiling: Tiling) -> Scratch:
     """The scratch arrays that the convolutions of ``graph`` need."""
     formats, fused = graph.formats(), fused_heads(graph)
-    by_winograd = winograd_nodes(graph, tiling)
+    by_winograd, by_swar = winograd_nodes(graph, tiling), swar_nodes(graph, tiling)
     needs = [Scratch(patch_bits=tiling.patch_bits)]
     for node in graph.weight_nodes():
         if node.name in by_winograd:
             filters = c_winograd.filter_elements(node, tiling.filters)
             needs.append(Scratch(filters, c_winograd.patch_elements(node), acc=1, corrections=1))
+            continue
+        if node.name in by_swar:  # whose tiling has elements of a byte
+            filters = filter_block(node, False, tiling)
+            sizes = c_swar.filter_bytes(node, filters), c_swar.patch_bytes(node)
+            needs.append(Scratch(*sizes, acc=c_swar.sums(filters), corrections=1))
             continue
         positions, length = (4, node.weight.shape[1]) if isinstance(node, ConvTranspose2d) else (1, node.weight[0].size)
         stride = _rounded(length, tiling.lanes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from quantunet.backends.c_kernels import BANDS, DSP, Kernel
+from quantunet.backends.c_kernels import BANDS, DSP, SWAR, Kernel
 from quantunet.errors import UserError
 
 KIB = 1024
@@ -159,7 +159,7 @@ C_TARGETS: Mapping[str, CTarget] = {
             "ESP32-C3, without its cache",
             4 * MIB,
             384 * KIB,
-            BANDS,
+            SWAR,
             RISCV_VIRT,
             "riscv64-unknown-elf-",
             ("-march=rv32im_zicsr", "-mabi=ilp32"),
