@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from quantunet.backends.c_build import WARNINGS, find_compiler, has_compiler, runtime_files, write_files
 from quantunet.backends.c_kernels import PORTABLE, Kernel
-from quantunet.backends.c_layout import CModel, c_array, lay_out
+from quantunet.backends.c_layout import CModel, c_array, check_recorded, lay_out
 from quantunet.backends.c_model import model_header, model_source, packed_weight, tiling_header
 from quantunet.backends.c_plan import Tiling
 from quantunet.backends.project_folder import write_project
-from quantunet.errors import UserError
 from quantunet.formats import IntFormat
 from quantunet.ir import interpreter
 from quantunet.ir.graph import IntegerGraph
@@ -109,7 +108,7 @@ def test_source(model: CModel, recorded_inputs: Sequence[Codes]) -> str:
     upper, prefix = model.prefix.upper(), model.prefix
     images, masks = [0], [0]
     if len(recorded_inputs):
-        _check_recorded(model, recorded_inputs)
+        check_recorded(model, recorded_inputs)
         codes = np.stack(list(recorded_inputs))
         images = codes.transpose(0, 2, 3, 1).ravel().tolist()
         masks = np.concatenate([interpreter.run(model.graph, image[None]).ravel() for image in codes]).tolist()
@@ -198,13 +197,6 @@ def _range(fmt: IntFormat) -> str:
 def _mask_pixels(model: CModel) -> int:
     _, height, width = model.graph.shapes(model.height, model.width)[model.graph.output.name]
     return height * width
-
-
-def _check_recorded(model: CModel, inputs: Sequence[Codes]) -> None:
-    expected = (model.graph.input.channels, model.height, model.width)
-    for index, codes in enumerate(inputs):
-        if codes.shape != expected:
-            raise UserError(f"recorded input {index} has the shape {codes.shape}, the exported model takes {expected}")
 
 
 def _section_sizes(files: Mapping[str, str]) -> str:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quantunet.backends.c_kernels import PORTABLE, Kernel
 from quantunet.backends.c_plan import Plan, Tiling, fused_heads, plan, tensor_bytes
+from quantunet.errors import UserError
 from quantunet.formats import IntFormat
 from quantunet.ir.graph import ArgMax, GraphError, IntegerGraph, Threshold
 
@@ -105,3 +107,15 @@ def c_array(declaration: str, values: Sequence[int]) -> str:
     a_line = LINE_COLUMNS // (max(map(len, texts), default=1) + 2)
     lines = (f"    {', '.join(texts[first : first + a_line])}," for first in range(0, len(texts), a_line))
     return "\n".join([f"{declaration} = {{", *lines, "};"])
+
+
+def check_recorded(model: CModel, inputs: Sequence[NDArray[np.integer]]) -> None:
+    """Refuse input codes that are not of the model's (c, h, w).
+
+    Raises:
+        UserError: naming the first of another shape.
+    """
+    expected = (model.graph.input.channels, model.height, model.width)
+    for index, codes in enumerate(inputs):
+        if codes.shape != expected:
+            raise UserError(f"recorded input {index} has the shape {codes.shape}, the exported model takes {expected}")

@@ -22,13 +22,12 @@ from quantunet.backends.c_board import (
     recorded_source,
 )
 from quantunet.backends.c_build import runtime_files
-from quantunet.backends.c_layout import CModel, lay_out
+from quantunet.backends.c_layout import CModel, check_recorded, lay_out
 from quantunet.backends.c_model import model_header, model_source, tiling_header
 from quantunet.backends.c_plan import SMALL, Tiling, tensor_bytes
 from quantunet.backends.c_qemu import build_firmware, has_tools, section_bytes
 from quantunet.backends.c_targets import CTarget
 from quantunet.backends.project_folder import write_project
-from quantunet.errors import UserError
 from quantunet.ir import interpreter
 from quantunet.ir.graph import GraphError, IntegerGraph
 
@@ -114,10 +113,7 @@ def mcu_files(model: CModel, budget: Budget, recorded: Sequence[Codes] = ()) -> 
     Raises:
         UserError: if a recorded input does not fit the model.
     """
-    expected = (model.graph.input.channels, model.height, model.width)
-    for index, codes in enumerate(recorded):
-        if codes.shape != expected:
-            raise UserError(f"recorded input {index} has the shape {codes.shape}, the exported model takes {expected}")
+    check_recorded(model, recorded)
     masks = [interpreter.run(model.graph, codes[None])[0] for codes in recorded]
     return {
         **runtime_files(model.kernel),

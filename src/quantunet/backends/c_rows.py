@@ -7,7 +7,7 @@ computed twice, and the codes are those of the graph run node by node. Pure func
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from quantunet.ir.graph import (
@@ -156,13 +156,3 @@ def rows_before(kernel: Node, after: int) -> int:
             return (last + 1) // 2 + 1
         case _:
             return after
-
-
-def expansions(graph: IntegerGraph, plan: RowPlan, names: Sequence[str]) -> dict[str, int]:
-    """How often each of the nodes ``names`` runs, that is, expands its weights."""
-    counts = dict.fromkeys(names, 0)
-    for index in plan.schedule:
-        name = graph.nodes[index].name
-        if name in counts:
-            counts[name] += 1
-    return counts
