@@ -6,7 +6,7 @@ STAMP := .venv/.set-up
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 WORKERS ?= 2
 
-.PHONY: setup demo test lint bench docs results clean
+.PHONY: setup demo test lint bench docs results comparison clean
 
 setup: $(STAMP)
 
@@ -33,13 +33,20 @@ bench: setup
 
 RESULTS ?= runs/baselines
 JOBS ?= 2
-# Every published system on every data set, in one table each; what is done is kept, what was stopped goes on.
-# nice: it may run for hours beside other work.
-results: setup
-	$(ONE_THREAD) nice $(BIN)/quantunet compare configs/baselines/*.yaml \
+# Every published system on every data set, in one table each; what is done is kept, in the folder or as a record of
+# this repository, and what was stopped goes on. nice: it may run for hours beside other work.
+COMPARE = $(ONE_THREAD) nice $(BIN)/quantunet compare configs/baselines/*.yaml \
 	  --on configs/data/em.yaml --on configs/data/gm.yaml --on configs/data/lgg.yaml \
 	  --on configs/data/nih.yaml --on configs/data/ultrasound.yaml --seeds 3,3,3,1,1 \
-	  --out $(RESULTS) --jobs $(JOBS)
+	  --records benchmarks/records --out $(RESULTS)
+results: setup
+	$(COMPARE) --jobs $(JOBS)
+
+# The same tables and plots of what is recorded, in seconds; to be rendered again when a record is added.
+comparison: setup
+	$(COMPARE) --only-table --json > /dev/null
+	mkdir -p docs/comparison
+	cp $(RESULTS)/compare.md $(RESULTS)/compare_*.svg $(RESULTS)/compare_*.png docs/comparison/
 
 # Links, commands, figures and versions that the documents state.
 docs: setup

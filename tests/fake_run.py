@@ -95,7 +95,7 @@ def _summary(rng: np.random.Generator, evaluation: dict) -> dict:
         "float": row("float"),
         "fake_quantized": row("fake_quantized"),
         "quantized": row("integer") | {"differing_pixels": 0, "pixels": 258048},
-        "trivial": {"pixel_accuracy": evaluation["trivial"]["mean"]["pixel_accuracy"]["mean"]},
+        "trivial": {metric: value["mean"] for metric, value in evaluation["trivial"]["mean"].items()},
         "bit_width": {
             "weights_by_layer": float(np.mean(widths)),
             "activations": 4.4,

@@ -46,7 +46,7 @@ def test_every_baseline_runs_on_every_data_set() -> None:
             assert config.data == first.data
             assert config.training.float_phase == first.training.float_phase
             assert config.network.base_channels == first.network.base_channels
-            budget = config.name.rpartition("_")[2] if config.quantizer.name == "learned" else "2.5bit"
+            budget = config.name.rpartition("_")[2] if config.quantizer.learns_widths else None
             assert config.budget in (budget, None)
             assert (config.budget is not None) == (config.quantizer.learns_widths and "small" not in config.name)
 

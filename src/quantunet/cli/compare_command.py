@@ -32,6 +32,9 @@ def compare(
     jobs: int = typer.Option(1, min=1, help="Runs at a time; cores are divided among them."),
     data: Path | None = typer.Option(None, help="Folder of images and masks, for all; takes the place of data.path."),
     set_: list[str] = typer.Option([], "--set", help="Any key of all configurations, as key=value; repeatable."),
+    records: Path | None = typer.Option(
+        None, help="Folder of records, a file for each --on: finished runs are taken from it, and added."
+    ),
     only_table: bool = typer.Option(False, help="Run nothing: the table of what is finished."),
     json_output: bool = typer.Option(False, "--json", help="Print the table as JSON."),
 ) -> None:
@@ -44,6 +47,7 @@ def compare(
       quantunet compare configs/isbi_em.yaml configs/lgg.yaml --seeds 3 --out runs/compare
       quantunet compare configs/isbi_em.yaml --seeds 1 --only-table --json
       quantunet compare configs/baselines/*.yaml --on configs/data/em.yaml --on configs/data/gm.yaml
+      quantunet compare configs/baselines/*.yaml --on configs/data/em.yaml --records benchmarks/records --only-table
     """
     try:
         from quantunet.compare import cells
@@ -62,7 +66,10 @@ def compare(
     messages = Console(stderr=True, highlight=False) if json_output else console
     systems = [
         Systems(
-            tuple(load_on(path, each, overrides) for path in configs), count, each.stem if each and len(on) > 1 else ""
+            tuple(load_on(path, each, overrides) for path in configs),
+            count,
+            each.stem if each and len(on) > 1 else "",
+            records / f"{each.stem if each else 'compare'}.jsonl" if records else None,
         )
         for each, count in zip(on or [None], counts, strict=True)
     ]

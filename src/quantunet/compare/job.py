@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from quantunet.compare.plan import has_float_network
 from quantunet.errors import UserError
 from quantunet.pipeline import run_training
 from quantunet.train.config import load_config
@@ -37,7 +38,7 @@ def run_job(folder: Path, float_folder: Path | None, console: Console) -> None:
 def ensure_float_network(folder: Path, console: Console) -> None:
     """Train the float network in ``folder`` unless it stands; where another process is at it, wait for its end."""
     with _locked(folder.with_name(f".{folder.name}.lock")):
-        if not (folder / "summary.json").exists():
+        if not has_float_network(folder):
             _run(folder, console, None)
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 from quantunet.errors import UserError
 from quantunet.train.config import BitLossConfig, Config, PhaseConfig, QatConfig, QuantizerConfig, load_config
+from quantunet.train.run_dir import FLOAT_FILE
 
 State = Literal["done", "interrupted", "not started"]
 FLOAT_FOLDER = "float"
@@ -25,11 +26,13 @@ class Systems:
         configs: each with a name of its own; their seed is replaced.
         seeds: how many, counted from 0.
         name: the folder below --out, and part of the table's name; empty: --out itself.
+        records: the file of their finished runs (``records.py``), if one is kept.
     """
 
     configs: tuple[Config, ...]
     seeds: int
     name: str = ""
+    records: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,11 @@ def state_of(job: Job) -> State:
     if (job.folder / "summary.json").exists():
         return "done"
     return "interrupted" if (job.folder / "checkpoints").exists() else "not started"
+
+
+def has_float_network(folder: Path) -> bool:
+    """Whether runs can start from this folder: one that was filled from records has a summary and no network."""
+    return (folder / "summary.json").exists() and (folder / FLOAT_FILE).exists()
 
 
 def refuse_other_config(job: Job) -> None:

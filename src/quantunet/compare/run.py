@@ -9,6 +9,7 @@ from pathlib import Path
 
 from quantunet.compare.collect import DataTable, collect
 from quantunet.compare.plan import Systems, build_plan, state_of
+from quantunet.compare.records import pack_records, unpack_records
 from quantunet.compare.schedule import Say, run_plan
 from quantunet.compare.write import write_comparison
 
@@ -31,7 +32,8 @@ def compare(systems: Sequence[Systems], out: Path, *, at_once: int, say: Say, on
     Args:
         systems: the rows, by data set.
         out: holds the table's files, and NAME/seed_K for each run, float/KEY for the float networks; where ``systems``
-            have names, in a folder of that name.
+            have names, in a folder of that name. Where they name a file of records, finished runs are taken from it and
+            added to it.
         at_once: runs at a time, each a process with its share of the threads.
         say: told one line as each run ends.
         only_table: run nothing; from what is finished, whoever runs the rest.
@@ -40,11 +42,15 @@ def compare(systems: Sequence[Systems], out: Path, *, at_once: int, say: Say, on
         UserError: if two configurations have one name, or a folder in ``out`` holds another run.
     """
     plan = build_plan(systems, out)
+    unpacked = unpack_records(plan)
+    if unpacked:
+        say(f"{unpacked} finished runs taken from records")
     failed: dict[Path, str] = {}
     written = time.monotonic()
 
     def write() -> tuple[list[DataTable], dict[str, Path]]:
         tables = collect(plan, out, failed)
+        pack_records(plan)
         return tables, write_comparison(tables, out, out.resolve().name)
 
     def write_now_and_then() -> None:

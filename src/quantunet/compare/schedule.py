@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantunet.atomic_file import write_atomically
-from quantunet.compare.plan import Job, Plan, state_of
+from quantunet.compare.plan import Job, Plan, has_float_network, state_of
 from quantunet.train.config import to_yaml
 
 Say = Callable[[str], None]
@@ -41,7 +41,7 @@ def run_plan(plan: Plan, at_once: int, say: Say, on_done: Callable[[], object] =
     """
     wanted = [job for job in plan.runs if state_of(job) != "done"]
     floats = {job.float_folder for job in wanted}
-    waiting = [job for job in plan.floats if job.folder in floats and state_of(job) != "done"]
+    waiting = [job for job in plan.floats if job.folder in floats and not has_float_network(job.folder)]
     waiting = _in_order(waiting, wanted)
     total, ended, seconds = len(waiting), 0, []
     say(f"{total} runs to do, {len(plan.runs) + len(plan.floats) - total} done or not needed, {at_once} at a time")
