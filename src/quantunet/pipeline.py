@@ -41,7 +41,7 @@ from quantunet.nn.unet import UNet
 from quantunet.report.page import write_report
 from quantunet.summary import MEASURE, budgets_reached, float32_bytes, formula_bytes, graph_summary, network_summary
 from quantunet.train.batches import build_training_set
-from quantunet.train.budget import Kind
+from quantunet.train.budget import Budget, Kind
 from quantunet.train.config import Config, to_yaml
 from quantunet.train.loop import (
     Trained,
@@ -50,6 +50,7 @@ from quantunet.train.loop import (
     predict_mask,
     refuse_impossible_budget,
     train,
+    untrained,
 )
 from quantunet.train.run_dir import RunDir
 from quantunet.train.size import Measures
@@ -130,6 +131,18 @@ def run_training(
         return _finish(config, data, trained, run, console, time.monotonic() - prepared_s)
     finally:
         run.close()
+
+
+def untrained_sizes(config: Config, kinds: Sequence[Kind]) -> dict[Kind, float]:
+    """What the network of ``config`` takes before it is trained, with all channels, in the unit of each kind of budget.
+
+    Raises:
+        UserError: as `prepare_data`.
+    """
+    data = prepare_data(config)
+    budgets = [Budget(kind, 1.0) for kind in kinds]
+    sizes = untrained(config, _training_data(config, data), _measures(data, config), budgets)
+    return {budget.kind: sizes.now(budget) for budget in budgets}
 
 
 def _build_fabric(config: Config) -> Fabric:

@@ -131,13 +131,15 @@ def refuse_impossible_budget(config: Config, data: TrainingData, measures: Measu
     Raises:
         UserError: if even the narrowest widths exceed a budget.
     """
-    if not (config.budgets and config.quantizer.learns_widths):
-        return
+    if config.budgets and config.quantizer.learns_widths:
+        untrained(config, data, measures, config.budgets).check_feasible()
+
+
+def untrained(config: Config, data: TrainingData, measures: Measures, budgets: Sequence[Budget]) -> Sizes:
+    """The sizes of the network before any training, at its first widths, in the unit of each of ``budgets``."""
     network = build_float_network(config.network, data.channels, data.classes, config.seed)
-    untrained = build_quantized_network(network, config.quantizer, _calibration_batches(config, data)[:1])
-    sizes = _build_sizes(config, untrained, measures)
-    if sizes is not None:
-        sizes.check_feasible()
+    quantized = build_quantized_network(network, config.quantizer, _calibration_batches(config, data)[:1])
+    return Sizes(budgets, quantized, measures)
 
 
 @dataclass
@@ -306,8 +308,7 @@ def _calibration_batches(config: Config, data: TrainingData) -> list[Tensor]:
 
 
 def _build_sizes(config: Config, network: UNet, measures: Measures) -> Sizes | None:
-    is_steered = config.budgets and config.quantizer.learns_widths
-    return Sizes(config.budgets, network, measures) if is_steered else None
+    return Sizes(config.budgets, network, measures) if config.budgets and config.quantizer.learns_widths else None
 
 
 def _build_controllers(plan: QatConfig, sizes: Sizes) -> dict[Kind, BudgetController]:
