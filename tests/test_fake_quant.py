@@ -173,3 +173,25 @@ def test_the_gradient_widens_where_values_are_clipped_in_vain() -> None:
     exponent, width = torch.tensor(-2.0), torch.tensor(2.0, requires_grad=True)
     (fake_quantize(x, exponent, width, True) - x).square().sum().backward()
     assert float(width.grad) < 0
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_half_precision_keeps_type_codes_and_gradients(signed: bool) -> None:
+    """Mixed precision hands over bfloat16, of 8 significant bits: enough for codes of 5 bits, exactly."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn((2, 4, 16, 16), generator=generator).bfloat16()
+    results = []
+    for kind in (torch.bfloat16, torch.float32):
+        x = values.to(kind, copy=True).requires_grad_()
+        exponent, width = torch.tensor(-4.0, requires_grad=True), torch.tensor(5.0, requires_grad=True)
+        y = fake_quantize(x, exponent, width, signed)
+        assert y.dtype == kind
+        (y * values.to(kind)).sum(dtype=torch.float32).backward()
+        gradients = [torch.empty(()) if each.grad is None else each.grad.float() for each in (x, exponent, width)]
+        results.append((y.detach().float(), gradients[0], gradients[1].item(), gradients[2].item()))
+    (y16, x16, exponent16, width16), (y32, x32, exponent32, width32) = results
+    assert torch.equal(y16, y32)
+    assert torch.equal(x16, x32)
+    # each product is rounded to 8 bits before the float32 sum
+    assert exponent16 == pytest.approx(exponent32, rel=0.02)
+    assert width16 == pytest.approx(width32, rel=0.02)

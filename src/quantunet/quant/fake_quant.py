@@ -118,7 +118,9 @@ class _FakeQuantizePerTensor(torch.autograd.Function):
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of ``a * b`` over all elements; without a copy where both lie alike in memory."""
+    """Sum of ``a * b`` over all elements, in float32 at the least; without a copy where both lie alike in memory."""
+    if a.dtype in (torch.bfloat16, torch.float16):  # their own dot product is 7 times slower, and adds in few bits
+        return (a * b).sum(dtype=torch.float32)
     if a.dim() == 4 and a.is_contiguous(memory_format=torch.channels_last):
         a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
     return torch.dot(a.reshape(-1), b.reshape(-1))
