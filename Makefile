@@ -6,7 +6,7 @@ STAMP := .venv/.set-up
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 WORKERS ?= 2
 
-.PHONY: setup demo test lint bench docs results comparison clean
+.PHONY: setup demo test lint bench docs results comparison finn-check clean
 
 setup: $(STAMP)
 
@@ -47,6 +47,17 @@ comparison: setup
 	$(COMPARE) --only-table --json > /dev/null
 	mkdir -p docs/comparison
 	cp $(RESULTS)/compare.md $(RESULTS)/compare_*.svg $(RESULTS)/compare_*.png docs/comparison/
+
+FINN := .venv-finn
+# FINN's pins are not ours, so it has an environment of its own (6 GB, most of it PyTorch), and files go between the two.
+$(FINN)/.set-up:
+	test -x $(FINN)/bin/python || $(PYTHON) -m venv $(FINN)
+	$(FINN)/bin/python -m pip install --quiet finn-plus==1.6.1
+	touch $@
+
+# RUN: run folders or model files; none: built-in and random graphs, which need no data.
+finn-check: setup $(FINN)/.set-up
+	$(ONE_THREAD) $(BIN)/python benchmarks/finn_check.py $(if $(RUN),$(RUN) --twin,--graphs 10)
 
 # Links, commands, figures and versions that the documents state.
 docs: setup

@@ -92,7 +92,13 @@ def test_the_exported_project_passes_its_own_test(
 
 @BOTH
 @pytest.mark.parametrize(
-    ("target", "options"), [("onnx", []), ("onnx", ["--set", "opset=25"]), ("qonnx", ["--set", "widths=layer"])]
+    ("target", "options"),
+    [
+        ("onnx", []),
+        ("onnx", ["--set", "opset=25"]),
+        ("qonnx", ["--set", "widths=layer"]),
+        ("qonnx", ["--set", "dialect=finn"]),
+    ],
 )
 def test_onnx_exports_pass_their_own_test(
     source: str, target: str, options: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path

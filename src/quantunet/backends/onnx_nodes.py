@@ -105,9 +105,9 @@ def _write(
         case Conv2d() | ConvTranspose2d():
             return _weighted(node, x, largest, sources[0], dialect, writer)
         case MaxPool2d():
-            return writer.add("MaxPool", [x], node.name, kernel_shape=[2, 2], strides=[2, 2], pads=[0] * 4)
+            return largest_of_four(writer, x, node.name)
         case UpsampleNearest2d():
-            return _resize(writer, x, node.name, "nearest", "asymmetric", nearest_mode="floor")
+            return nearest_twice(writer, x, node.name)
         case UpsampleBilinear2d():
             sixteenth = _resize(writer, x, f"{node.name}/sixteenths", "linear", "half_pixel")
             acc = writer.add("Mul", [sixteenth, writer.scalar(16)], f"{node.name}/sum")
@@ -125,6 +125,16 @@ def _write(
             return writer.add("ArgMax", [x], node.name, axis=1, keepdims=1)
         case _:
             raise GraphError(f"node {node.name!r} of kind {type(node).__name__} has no ONNX form")
+
+
+def largest_of_four(writer: OnnxWriter, x: str, name: str) -> str:
+    """The maximum over each 2x2 block."""
+    return writer.add("MaxPool", [x], name, kernel_shape=[2, 2], strides=[2, 2], pads=[0] * 4)
+
+
+def nearest_twice(writer: OnnxWriter, x: str, name: str) -> str:
+    """Each pixel as a 2x2 block."""
+    return _resize(writer, x, name, "nearest", "asymmetric", nearest_mode="floor")
 
 
 def _resize(writer: OnnxWriter, x: str, name: str, mode: str, coordinates: str, **attributes: str) -> str:

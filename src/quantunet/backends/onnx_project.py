@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from quantunet.backends.finn_model import finn_model
 from quantunet.backends.onnx_model import onnx_model
 from quantunet.backends.project_folder import write_project
 from quantunet.backends.qonnx_model import Widths, qonnx_model
@@ -40,15 +41,20 @@ def export_qonnx(
     size_px: tuple[int, int],
     recorded: Sequence[Codes] = (),
     widths: Widths = "channel",
+    for_finn: bool = False,
 ) -> Path:
     """Write the project of ``qonnx_model``, for images of (h, w) pixels; all of it or nothing. Returns its path.
+
+    Args:
+        for_finn: that of ``finn_model`` instead, which has one width a layer.
 
     Raises:
         UserError: if ``out_dir`` holds other files, or the size does not fit the graph.
         GraphError: if the graph has no QONNX form.
     """
-    model = qonnx_model(graph, *size_px, widths).model
-    text = _QONNX_README.format(height=size_px[0], width=size_px[1], **_facts(graph))
+    model = (finn_model(graph, *size_px) if for_finn else qonnx_model(graph, *size_px, widths)).model
+    readme = _FINN_README if for_finn else _QONNX_README
+    text = readme.format(height=size_px[0], width=size_px[1], **_facts(graph))
     return _write(graph, out_dir, model.SerializeToString(), recorded, np.dtype(np.float32), _QONNX_TEST, text)
 
 
@@ -165,6 +171,24 @@ Integers in float32 tensors, the learned widths in `Quant` nodes. Research use; 
 | output | int64, (1, 1, {height}, {width}) |
 
 `python test_model.py` runs the recorded images in the executor of the qonnx package.
+
+"""
+    + _INPUT
+)
+
+_FINN_README = (
+    """# A segmentation model for FINN, written by quantunet
+
+QONNX with integer weights, integer `MultiThreshold` nodes and the type of every tensor stated. Research use; not a
+medical device.
+
+| | |
+|---|---|
+| input `{name}` | float32, (1, {channels}, {height}, {width}): codes |
+| output | (1, 1, {height}, {width}) |
+
+`python test_model.py` runs the recorded images in the executor of the qonnx package. FINN's steps from here to its
+hardware layers, in the order that keeps every code, are quantunet's `benchmarks/finn_env/stages.py`.
 
 """
     + _INPUT

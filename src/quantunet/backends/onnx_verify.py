@@ -13,6 +13,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from quantunet.backends.finn_model import finn_model
 from quantunet.backends.onnx_model import onnx_model
 from quantunet.backends.qonnx_model import Widths, qonnx_model
 from quantunet.ir import interpreter
@@ -144,12 +145,17 @@ def onnx_session(model: onnx.ModelProto, optimise: bool) -> onnxruntime.Inferenc
 
 
 def verify_qonnx(
-    graph: IntegerGraph, inputs: Iterable[Codes], widths: Widths = "channel", with_passes: bool = True
+    graph: IntegerGraph,
+    inputs: Iterable[Codes],
+    widths: Widths = "channel",
+    with_passes: bool = True,
+    for_finn: bool = False,
 ) -> QonnxProof:
     """Run every input in the executor of qonnx; the first of each size also after its cleanup and its channels-last.
 
     Args:
         inputs: codes (c, h, w); sizes may differ from image to image.
+        for_finn: the dialect of ``finn_model``, which has one width a layer.
         with_passes: the channels-last pass takes seconds, on large graphs a minute.
 
     Raises:
@@ -169,7 +175,7 @@ def verify_qonnx(
             warnings.simplefilter("ignore")  # of qonnx, about itself
             is_new = size not in wrapped
             if is_new:
-                form = qonnx_model(graph, *size, widths)
+                form = finn_model(graph, *size) if for_finn else qonnx_model(graph, *size, widths)
                 wrapped[size], tensors[size] = ModelWrapper(form.model).transform(InferShapes()), form.tensors
             found = _execute(wrapped[size], codes)
             for node in graph.nodes[1:]:

@@ -18,9 +18,14 @@ Shape = Sequence[int | str]
 
 
 class OnnxWriter:
-    """Nodes and constants in the order in which they are added. Tensors have unique names; equal constants are one."""
+    """Nodes and constants in the order in which they are added. Tensors have unique names.
 
-    def __init__(self) -> None:
+    Args:
+        share_constants: equal constants are one tensor. FINN changes constants in place, so there each has one reader.
+    """
+
+    def __init__(self, share_constants: bool = True) -> None:
+        self._share_constants = share_constants
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
         self._by_content: dict[tuple[str, tuple[int, ...], bytes], str] = {}
@@ -47,7 +52,7 @@ class OnnxWriter:
         else:
             tensor = helper.make_tensor("", data_type, values.shape, values.ravel())
         key = (f"{tensor.data_type}", tuple(values.shape), tensor.SerializeToString())
-        if key not in self._by_content:
+        if key not in self._by_content or not self._share_constants:
             tensor.name = self.fresh_name(name)
             self.constants[tensor.name] = tensor
             self._by_content[key] = tensor.name

@@ -170,17 +170,31 @@ def _verify_onnx(graph: IntegerGraph, inputs: Sequence[Codes], options: Options)
     return asdict(proof) | {"note": proof.note}
 
 
+def _for_finn(options: Options) -> bool:
+    """Whether the dialect is FINN's.
+
+    Raises:
+        UserError: if it is unknown, or widths are asked for, which FINN has by layer alone.
+    """
+    for_finn = _choice(options, "dialect", ("quant", "finn")) == "finn"
+    if for_finn and options.get("widths", "layer") != "layer":
+        raise UserError(f"--set widths={options['widths']}: with dialect=finn weights have one width a layer")
+    return for_finn
+
+
 def _export_qonnx(request: Export) -> Path:
+    widths, for_finn = _widths(request.options), _for_finn(request.options)
     with _extra("onnx"):
         from quantunet.backends.onnx_project import export_qonnx
-    return export_qonnx(request.graph, request.out_dir, request.size_px, request.recorded, _widths(request.options))
+    return export_qonnx(request.graph, request.out_dir, request.size_px, request.recorded, widths, for_finn)
 
 
 def _verify_qonnx(graph: IntegerGraph, inputs: Sequence[Codes], options: Options) -> dict[str, Any]:
-    widths, with_passes = _widths(options), _choice(options, "passes", ("yes", "no")) == "yes"
+    widths, for_finn = _widths(options), _for_finn(options)
+    with_passes = _choice(options, "passes", ("yes", "no")) == "yes"
     with _extra("onnx"):
         from quantunet.backends.onnx_verify import verify_qonnx
-    proof = verify_qonnx(graph, inputs, widths, with_passes)
+    proof = verify_qonnx(graph, inputs, widths, with_passes, for_finn)
     return asdict(proof) | {"note": proof.note}
 
 
@@ -294,6 +308,7 @@ TARGETS: Mapping[str, Target] = {
             _export_qonnx,
             _verify_qonnx,
             {
+                "dialect": "'quant' (default), or 'finn': integer thresholds and the types of all tensors, for FINN",
                 "widths": "of weights: by 'channel' (default), or the widest of each 'layer', which more tools read",
                 "passes": "of verify: 'no' leaves out the runs after qonnx's cleanup and channels-last, a minute or so",
             },
