@@ -42,7 +42,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="*", help="run folders or model files; default: built-in graphs")
     parser.add_argument("--size", type=int, default=128, help="height and width of the images of a run")
-    parser.add_argument("--images", type=int, default=2, help="images of a run")
+    parser.add_argument("--images", type=int, default=6, help="images of a run, at the most")
     parser.add_argument("--twin", action="store_true", help="the uniform 8-bit twin of each run too")
     parser.add_argument("--graphs", type=int, default=0, help="random graphs without bilinear up-sampling")
     parser.add_argument("--part", default="xc7z020clg400-1", help="device of Xilinx, for FINN's choice of layers")
