@@ -54,11 +54,9 @@ def dot_terms(inputs: int, activation_bits: int, weight_bits: int, acc_bits: int
     return choices, tree, joins, acc_bits
 
 
-def rom_tables(depth: int, bits: int) -> float:
-    """Look-up tables of a memory of constants; none where it is in block RAM."""
-    if depth >= BLOCK_ROM_DEPTH or depth < 2:
-        return 0
-    return ROM_SHARE * bits
+def rom_bits(depth: int, bits: int) -> float:
+    """Bits of a word of a memory of constants that is made of tables; none where it is in block RAM."""
+    return 0 if depth >= BLOCK_ROM_DEPTH or depth < 2 else bits
 
 
 def ram18(depth: int, bits: int, is_rom: bool = False) -> float:
@@ -102,35 +100,34 @@ class ConvShape:
     sum_bits: int
     shift_bits: int
     multiplies: bool
-    queue: int
     counters: tuple[int, ...]
 
 
-def conv_tables(shape: ConvShape) -> dict[str, float]:
-    """Look-up tables of a convolution by what they do: products, pairs, weight memory, window, output."""
+def conv_terms(shape: ConvShape) -> dict[str, float]:
+    """What a convolution is made of, in table bits: ``FACTORS`` makes look-up tables of them."""
     each = [
         dot_terms(shape.inputs, shape.activation_bits, weight, acc)
         for weight, acc in zip(shape.weight_bits, shape.acc_bits, strict=True)
     ]
     filters, acc = len(shape.weight_bits), max(shape.acc_bits)
     choices = -(-filters // shape.lanes) - 1
-    multiplier = 40 * shape.sum_bits if shape.multiplies else 0
     return {
-        "products": DOT * sum(sum(terms) for terms in each),
+        "choices": sum(terms[0] for terms in each),
+        "adders": sum(sum(terms[1:]) for terms in each),
         "pairs": (shape.inputs // 2) * (shape.activation_bits + 1),
-        "weights": rom_tables(shape.depth, sum(shape.weight_bits) * shape.inputs),
-        "window": WINDOW + PER_COUNTER * counter_tables(*shape.counters),
-        "output": OUTPUT
-        * shape.lanes
-        * (
-            ceil(choices / 3) * acc
-            + shape.sum_bits * (1 + ceil(shape.shift_bits / 2))
-            + 2 * shape.out_bits
-            + rom_tables(shape.beats, shape.entry_bits)
-            + queue_tables(shape.queue, shape.out_bits)
-            + multiplier
-        ),
+        "weights": rom_bits(shape.depth, sum(shape.weight_bits) * shape.inputs),
+        "counters": counter_tables(*shape.counters),
+        "serializer": shape.lanes * ceil(choices / 3) * acc,
+        "requantize": shape.lanes * (shape.sum_bits * (1 + ceil(shape.shift_bits / 2)) + 2 * shape.out_bits),
+        "entries": rom_bits(shape.beats, shape.lanes * shape.entry_bits),
+        "multiplier": 40 * shape.lanes * shape.sum_bits if shape.multiplies else 0,
+        "fixed": 1,
     }
+
+
+def conv_tables(shape: ConvShape) -> dict[str, float]:
+    """Look-up tables of a convolution by what they do."""
+    return {name: FACTORS[name] * value for name, value in conv_terms(shape).items()}
 
 
 def conv_resources(shape: ConvShape) -> Resources:
@@ -164,14 +161,21 @@ def resize_resources(memory_words: int, bits: int, counters: tuple[int, ...]) ->
     return Resources(RESIZE + PER_COUNTER * counter_tables(*counters) + bits, 25, ram18(memory_words, bits))
 
 
-# Fitted to Yosys: `benchmarks/fpga.py`.
-DOT = 1.0
-ROM_SHARE = 0.25
-"""Of one table a bit: shallow columns of weights are often alike or constant."""
-OUTPUT = 1.6
-WINDOW = 60.0
+FACTORS = {
+    "choices": 1.0,
+    "adders": 1.0,
+    "pairs": 1.0,
+    "weights": 1.0,
+    "counters": 2.0,
+    "serializer": 1.2,
+    "requantize": 0.8,
+    "entries": 1.0,
+    "multiplier": 1.0,
+    "fixed": 30.0,
+}
+"""Look-up tables by unit of each term of a convolution, fitted to Yosys: `benchmarks/fpga.py`."""
 PER_COUNTER = 2.0
-FIFO = 20.0
-PER_FIFO_BIT = 6.0
+FIFO = 10.0
+PER_FIFO_BIT = 4.0
 RESIZE = 5.0
 FF_PER_LUT = 1.25

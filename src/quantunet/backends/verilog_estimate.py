@@ -50,7 +50,6 @@ def folding_cost(
         max(acc_bits),
         2,
         False,
-        16,
         (source.height, source.width * folding.groups, folding.folds, kernel * folding.groups),
     )
     resources = fpga_cost.conv_resources(shape)
@@ -113,7 +112,6 @@ def conv_shape(plan: Plan, name: str, weighted: WeightPlan) -> ConvShape:
         stage.sum_bits,
         0 if stage.raw or not any(stage.shift) else stage.shift_bits,
         stage.multiplier is not None,
-        weighted.queue,
         (source.height, source.width * folding.groups, folding.folds, weighted.kernel * folding.groups),
     )
 
@@ -131,7 +129,7 @@ def _node(plan: Plan, node: Node) -> Resources:
             return fpga_cost.resize_resources(words, out.bits * lanes, counters)
         case UpsampleBilinear2d() | Rescale():
             stage = plan.requantized[node.name]
-            lut = lanes * (3 * stage.sum_bits + fpga_cost.queue_tables(16, out.bits)) + 40
+            lut = lanes * (3 * stage.sum_bits) + 40
             if isinstance(node, Rescale):
                 return Resources(lut, lut)
             ring = fpga_cost.ram18(3 * source.width * source.beats, source.bits * lanes)

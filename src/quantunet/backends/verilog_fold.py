@@ -16,10 +16,6 @@ from quantunet.ir.ranges import Interval
 
 ROW_CLOCKS = 2
 """Clocks that a window waits at the start of every output row."""
-MIN_QUEUE = 16
-"""Beats of the queue behind a requantization, at the least."""
-FLIGHT_CLOCKS = 24
-"""Clocks from a fold's last step to that queue at the most, the serial way out of its sums not counted."""
 
 
 class PlanError(UserError):
@@ -84,6 +80,7 @@ class WeightPlan:
     Args:
         channels: (folds, filters), output channels or ``EMPTY``.
         weight_bits, acc_bits: of each of the filters that work at a time.
+        ends: of each beat of an output pixel, whether it is the last of its fold.
         rows: image rows kept.
         weights: (depth, filters, inputs), as the weight memory holds them.
     """
@@ -92,6 +89,7 @@ class WeightPlan:
     channels: NDArray[np.int64]
     weight_bits: tuple[int, ...]
     acc_bits: tuple[int, ...]
+    ends: tuple[bool, ...]
     rows: int
     kernel: int
     stride: int
@@ -99,7 +97,6 @@ class WeightPlan:
     up: int
     weights: NDArray[np.int64]
     requantize: RequantizePlan
-    queue: int
     lanes: int
 
     @property
@@ -109,7 +106,7 @@ class WeightPlan:
 
     @property
     def beats(self) -> int:
-        """Beats that one fold gives."""
+        """Beats that one fold gives, at the most."""
         return -(-self.folding.filters // self.lanes)
 
     @property
@@ -168,16 +165,15 @@ def plan_weights(
     ]
     folding = min(possible, key=rank)
     channels = _arrange(weight_bits, folding)
-    beats = -(-folding.filters // lanes)
     requantize = plan_requantize(
         node.requantize, node.bias, sums, conv_layout(channels, lanes), max(_by_array(acc_bits, channels))
     )
-    flight = FLIGHT_CLOCKS + requantize.latency + beats
     return WeightPlan(
         folding,
         channels,
         _by_array(weight_bits, channels),
         _by_array(acc_bits, channels),
+        tuple(at == len(beats) - 1 for beats in _beats(channels, lanes) for at in range(len(beats))),
         2 if up == 2 else kernel + stride,
         kernel,
         stride,
@@ -185,17 +181,22 @@ def plan_weights(
         up,
         _arranged_weights(node, source, folding, channels),
         requantize,
-        1 << (max(beats * (1 + -(-flight // (kernel**2 * folding.groups))), MIN_QUEUE) - 1).bit_length(),
         lanes,
     )
 
 
 def conv_layout(channels: NDArray[np.int64], lanes: int) -> tuple[int, ...]:
-    """Places of the output: fold after fold, its filters ``lanes`` at a time, the last beat of a fold filled up."""
+    """Places of the output: fold after fold, its filters ``lanes`` at a time; beats without any filter are left out."""
+    return tuple(int(place) for beats in _beats(channels, lanes) for beat in beats for place in beat)
+
+
+def _beats(channels: NDArray[np.int64], lanes: int) -> list[list[NDArray[np.int64]]]:
+    """By fold, its beats of ``lanes`` places; those that hold no filter, at the end of a fold, are left out."""
     folds, filters = channels.shape
     places = np.full((folds, -(-filters // lanes) * lanes), EMPTY)
     places[:, :filters] = channels
-    return tuple(int(place) for place in places.ravel())
+    split = places.reshape(folds, -1, lanes)
+    return [[beat for beat in fold if (beat != EMPTY).any()] for fold in split]
 
 
 def plan_requantize(
@@ -285,7 +286,9 @@ def _arranged_weights(
 ) -> NDArray[np.int64]:
     """(depth, filters, inputs): kernel positions of a transposed convolution first, then fold, row, column, group."""
     places = np.full(folding.groups * folding.inputs, EMPTY)
-    places[: len(source.layout)] = source.layout
+    whole = (folding.groups - 1) * folding.inputs
+    places[:whole] = source.layout[:whole]
+    places[len(places) - (len(source.layout) - whole) :] = source.layout[whole:]  # `qn_gear` fills words from above
     taken = np.where(places == EMPTY, 0, node.weight[:, places].transpose(0, 2, 3, 1))  # (out, kh, kw, place)
     taken = np.where((channels == EMPTY)[..., None, None, None], 0, taken[channels])  # (folds, filters, kh, kw, place)
     folds, filters, height, width, _ = taken.shape

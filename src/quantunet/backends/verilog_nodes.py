@@ -103,20 +103,21 @@ def _instance(module: str, name: str, parameters: Mapping[str, int | str], ports
 
 
 def rom_module(name: str, words: Sequence[int], bits: int) -> str:
-    """A memory of constants of ``bits`` bits, read in one clock."""
+    """A memory of constants of ``bits`` bits, read in one clock; holds its word while ``read`` is low."""
     address = max((len(words) - 1).bit_length(), 1)
     style = "block" if len(words) >= fpga_cost.BLOCK_ROM_DEPTH else "logic"
     digits = -(-bits // 4)
     lines = "".join(f"        words[{at}] = {bits}'h{word:0{digits}x};\n" for at, word in enumerate(words))
     return f"""module {name} (
     input wire clk,
+    input wire read,
     input wire [{address - 1}:0] address,
     output reg [{bits - 1}:0] word
 );
     (* rom_style = "{style}" *) reg [{bits - 1}:0] words[0:{len(words) - 1}];
     initial begin
 {lines}    end
-    always @(posedge clk) word <= words[address];
+    always @(posedge clk) if (read) word <= words[address];
 endmodule
 """
 
@@ -134,8 +135,12 @@ def _packed(values: Sequence[int], bits: Sequence[int]) -> int:
     return word
 
 
-def _requantize_stage(name: str, stage: RequantizePlan, out: Stream, lanes: int, queue: int) -> tuple[str, str]:
-    """From ``sum_valid`` and ``sums`` (lanes x acc_bits) to the output, through a queue; and the table's module."""
+def _requantize_stage(name: str, stage: RequantizePlan, out: Stream, lanes: int) -> tuple[str, str]:
+    """From ``sum_valid`` and ``sums`` (lanes x acc_bits) to the output, and the table's module.
+
+    ``move`` is high where the stage goes on by one step: unless a code waits at the output. ``index`` is the number of
+    the beat in its pixel.
+    """
     entries = [_entry(stage, place) for place in range(len(stage.bias))]
     words = [_packed(entries[at : at + lanes], [stage.entry_bits] * lanes) for at in range(0, len(entries), lanes)]
     bits, beats = stage.entry_bits * lanes, len(words)
@@ -161,6 +166,7 @@ def _requantize_stage(name: str, stage: RequantizePlan, out: Stream, lanes: int,
             parameters,
             {
                 "clk": "clk",
+                "move": "move",
                 "acc": f"sums[{lane * stage.acc_bits} +: {stage.acc_bits}]",
                 "entry": f"entry[{lane * stage.entry_bits} +: {stage.entry_bits}]",
                 "code": f"codes[{lane * out.bits} +: {out.bits}]",
@@ -168,19 +174,22 @@ def _requantize_stage(name: str, stage: RequantizePlan, out: Stream, lanes: int,
         )
         for lane in range(lanes)
     )
-    text = f"""    reg [{index - 1}:0] index;
+    last = stage.latency - 1
+    text = f"""    reg [{last}:0] moving;
+    wire move = !moving[{last}] || out_ready;
+    assign out_valid = moving[{last}];
     always @(posedge clk)
-        if (rst) index <= 0;
-        else if (sum_valid) index <= index == {beats - 1} ? 0 : index + 1'b1;
+        if (rst) moving <= 0;
+        else if (move) moving <= {{moving[{last - 1}:0], sum_valid}};
+    reg [{index - 1}:0] index;
+    always @(posedge clk)
+        if (rst || (move && sum_valid && index == {beats - 1})) index <= 0;
+        else if (move && sum_valid) index <= index + 1'b1;
     wire [{bits - 1}:0] entry;
-    {name}_table table_of_entries (.clk(clk), .address(index), .word(entry));
+    {name}_table table_of_entries (.clk(clk), .read(move), .address(index), .word(entry));
     wire [{lanes * out.bits - 1}:0] codes;
-{units}    reg [{stage.latency - 1}:0] moving;
-    always @(posedge clk) moving <= rst ? 0 : {{moving[{stage.latency - 2}:0], sum_valid}};
-    qn_fifo #(.BITS({lanes * out.bits}), .DEPTH({queue})) queue (
-        .clk(clk), .rst(rst), .in_valid(moving[{stage.latency - 1}]), .in_ready(), .in_data(codes),
-        .out_valid(out_valid), .out_ready(out_ready), .out_data(out_data));
-"""
+    assign out_data = codes;
+{units}"""
     return text, rom_module(f"{name}_table", words, bits)
 
 
@@ -190,18 +199,6 @@ def _entry(stage: RequantizePlan, place: int) -> int:
     if stage.multiplier is not None:
         fields, bits = [*fields, stage.multiplier[place]], [*bits, 31]
     return _packed(fields, bits)
-
-
-def _credit(queue: int, beats: int, issued: str) -> str:
-    """``room`` for one more fold of ``beats`` beats: places of the queue that are neither filled nor promised."""
-    bits = queue.bit_length()
-    return f"""    reg [{bits - 1}:0] credit;
-    wire room = credit >= {beats};
-    wire leaves = out_valid && out_ready;
-    always @(posedge clk)
-        if (rst) credit <= {queue};
-        else credit <= credit - ({issued} ? {bits}'d{beats} : {bits}'d0) + (leaves ? {bits}'d1 : {bits}'d0);
-"""
 
 
 def _weighted(name: str, plan: WeightPlan, source: Stream, out: Stream, lanes: int) -> tuple[str, str]:
@@ -221,13 +218,14 @@ def _weighted(name: str, plan: WeightPlan, source: Stream, out: Stream, lanes: i
             f"dot_{index}",
             {"LANES": folding.inputs, "BITS": code, "SIGNED": int(source.signed), "WEIGHT": plan.weight_bits[index]}
             | {"LEVELS": plan.levels, "ACC": plan.acc_bits[index]},
-            {"clk": "clk", "pairs": "pairs", "weights": f"weights[{starts[index]} +: {row_bits[index]}]"}
+            {"clk": "clk", "run": "run", "pairs": "pairs", "weights": f"weights[{starts[index]} +: {row_bits[index]}]"}
             | {"add": f"add[{delay - 1}]", "first": f"first[{delay - 1}]", "acc": f"acc_{index}"},
         )
         + _extended(f"folded[{index * acc} +: {acc}]", f"acc_{index}", plan.acc_bits[index], acc, True)
         for index in range(filters)
     )
-    stage, table = _requantize_stage(name, plan.requantize, out, lanes, plan.queue)
+    stage, table = _requantize_stage(name, plan.requantize, out, lanes)
+    index = max((out.beats - 1).bit_length(), 1)
     window = {
         "BITS": word, "HEIGHT": source.height, "WIDTH": source.width, "KERNEL": plan.kernel, "STRIDE": plan.stride,
         "PADDING": plan.padding, "UP": plan.up, "OUT_HEIGHT": out.height, "OUT_WIDTH": out.width,
@@ -238,10 +236,10 @@ def _weighted(name: str, plan: WeightPlan, source: Stream, out: Stream, lanes: i
     qn_gear #(.BITS({lanes * code}), .BEATS({source.beats}), .PACK({pack})) gear (
         .clk(clk), .rst(rst), .in_valid(in_valid), .in_ready(in_ready), .in_data(in_data),
         .out_valid(word_in_valid), .out_ready(word_in_ready), .out_data(word_in));
-    wire fold_issued, word_valid, word_first, word_last, word_outside;
+    wire run, word_valid, word_first, word_last, word_outside;
     wire [{word - 1}:0] word;
     wire [{address - 1}:0] weight_address;
-{_credit(plan.queue, plan.beats, "fold_issued")}{
+{
         _instance(
             "qn_window",
             "window",
@@ -252,8 +250,7 @@ def _weighted(name: str, plan: WeightPlan, source: Stream, out: Stream, lanes: i
                 "in_valid": "word_in_valid",
                 "in_ready": "word_in_ready",
                 "in_data": "word_in",
-                "room": "room",
-                "fold_issued": "fold_issued",
+                "run": "run",
                 "read_weight": "weight_address",
                 "word_valid": "word_valid",
                 "word_first": "word_first",
@@ -264,24 +261,37 @@ def _weighted(name: str, plan: WeightPlan, source: Stream, out: Stream, lanes: i
         )
     }    wire [{sum(row_bits) - 1}:0] weights_read;
     reg [{sum(row_bits) - 1}:0] weights;
-    {name}_weights weight_memory (.clk(clk), .address(weight_address), .word(weights_read));
-    always @(posedge clk) weights <= weights_read;
+    {name}_weights weight_memory (.clk(clk), .read(run), .address(weight_address), .word(weights_read));
+    always @(posedge clk) if (run) weights <= weights_read;
     wire [{pairs - 1}:0] pairs;
     qn_pairs #(.LANES({folding.inputs}), .BITS({code}), .SIGNED({int(source.signed)})) pairs_of_codes (
-        .clk(clk), .outside(word_outside), .word(word), .pairs(pairs));
+        .clk(clk), .run(run), .outside(word_outside), .word(word), .pairs(pairs));
     reg [{delay - 1}:0] add, first;
     reg [{delay}:0] last;
     always @(posedge clk) begin
-        add <= rst ? 0 : {{add[{delay - 2}:0], word_valid}};
-        first <= {{first[{delay - 2}:0], word_first}};
-        last <= rst ? 0 : {{last[{delay - 1}:0], word_valid && word_last}};
+        if (run) first <= {{first[{delay - 2}:0], word_first}};
+        if (rst) begin
+            add <= 0;
+            last <= 0;
+        end else if (run) begin
+            add <= {{add[{delay - 2}:0], word_valid}};
+            last <= {{last[{delay - 1}:0], word_valid && word_last}};
+        end
     end
     wire [{filters * acc - 1}:0] folded;
-{dots}    wire sum_valid;
+{dots}    wire sum_valid, sums_taken;
+    assign run = sums_taken || !last[{delay}];
     wire [{lanes * acc - 1}:0] sums;
-    qn_serialize #(.FILTERS({filters}), .LANES({lanes}), .BITS({acc}), .BEATS({plan.beats})) serialize (
-        .clk(clk), .rst(rst), .load(last[{delay}]), .sums(folded), .out_valid(sum_valid), .out_data(sums));
-{stage}"""
+{stage}{
+        _instance(
+            "qn_serialize",
+            "serialize",
+            {"FILTERS": filters, "LANES": lanes, "BITS": acc, "BEATS": plan.beats, "COUNT": out.beats, "INDEX": index}
+            | {"ENDS": f"{out.beats}'b" + "".join(str(int(end)) for end in reversed(plan.ends))},
+            {"clk": "clk", "rst": "rst", "move": "move", "load": f"last[{delay}] && run", "ready": "sums_taken"}
+            | {"index": "index", "sums": "folded", "out_valid": "sum_valid", "out_data": "sums"},
+        )
+    }"""
     words = [
         _packed(
             [int(value) for row in step for value in row],
@@ -299,11 +309,8 @@ def _extended(target: str, value: str, bits: int, wide: int, signed: bool) -> st
     return f"    assign {target} = {{{{{wide - bits}{{{high}}}}}, {value}}};\n"
 
 
-RESCALE_QUEUE = 16
-
-
 def _rescale(name: str, plan: RequantizePlan, source: Stream, out: Stream, lanes: int) -> tuple[str, str]:
-    stage, table = _requantize_stage(name, plan, out, lanes, RESCALE_QUEUE)
+    stage, table = _requantize_stage(name, plan, out, lanes)
     sums = "".join(
         _extended(
             f"sums[{lane * plan.acc_bits} +: {plan.acc_bits}]",
@@ -318,18 +325,18 @@ def _rescale(name: str, plan: RequantizePlan, source: Stream, out: Stream, lanes
         f"    wire [{source.bits - 1}:0] code_{lane} = in_data[{lane * source.bits} +: {source.bits}];\n"
         for lane in range(lanes)
     )
-    text = f"""{_credit(RESCALE_QUEUE, 1, "sum_valid")}    wire sum_valid = in_valid && room;
-    assign in_ready = room;
+    text = f"""    wire sum_valid = in_valid;
     wire [{lanes * plan.acc_bits - 1}:0] sums;
-{codes}{sums}{stage}"""
+{codes}{sums}{stage}    assign in_ready = move;
+"""
     return text, table
 
 
 def _bilinear(name: str, plan: RequantizePlan, source: Stream, out: Stream, lanes: int) -> tuple[str, str]:
-    stage, table = _requantize_stage(name, plan, out, lanes, RESCALE_QUEUE)
-    text = f"""    wire issued, sum_valid;
+    stage, table = _requantize_stage(name, plan, out, lanes)
+    text = f"""    wire sum_valid;
     wire [{lanes * plan.acc_bits - 1}:0] sums;
-{_credit(RESCALE_QUEUE, 1, "issued")}{
+{stage}{
         _instance(
             "qn_bilinear",
             "bilinear",
@@ -347,13 +354,12 @@ def _bilinear(name: str, plan: RequantizePlan, source: Stream, out: Stream, lane
                 "in_valid": "in_valid",
                 "in_ready": "in_ready",
                 "in_data": "in_data",
-                "room": "room",
-                "issued": "issued",
+                "run": "move",
                 "sum_valid": "sum_valid",
                 "sums": "sums",
             },
         )
-    }{stage}"""
+    }"""
     return text, table
 
 

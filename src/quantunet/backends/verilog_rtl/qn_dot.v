@@ -11,10 +11,12 @@ module qn_pairs #(
     parameter SIGNED = 0
 ) (
     input wire clk,
+    input wire run,
     input wire outside,
     input wire [LANES*BITS-1:0] word,
     output wire [((LANES+1)/2)*(3*BITS+1)-1:0] pairs  // of each pair: sum, second, first
 );
+    wire clear = run && outside;
     genvar p;
     generate
         for (p = 0; p < (LANES + 1) / 2; p = p + 1) begin : pair
@@ -28,11 +30,11 @@ module qn_pairs #(
             reg [BITS-1:0] first_held, second_held;
             reg [BITS:0] sum_held;
             always @(posedge clk) begin
-                if (outside) begin
+                if (clear) begin
                     first_held <= 0;
                     second_held <= 0;
                     sum_held <= 0;
-                end else begin
+                end else if (run) begin
                     first_held <= first;
                     second_held <= second;
                     sum_held <= {SIGNED && first[BITS-1], first} + {SIGNED && second[BITS-1], second};
@@ -45,7 +47,7 @@ endmodule
 
 // One filter: sum of LANES products a clock, added up from `first` on. LEVELS >= $clog2(WEIGHT) registers join the
 // planes, so that filters of different width answer at the same time. From pairs to acc:
-// 1 + $clog2(pairs) + LEVELS + 1 clocks; `add` and `first` come as late as the sum they belong to.
+// 1 + $clog2(pairs) + LEVELS + 1 clocks in which `run` is high; `add` and `first` come as late as their sum.
 module qn_dot #(
     parameter LANES = 8,
     parameter BITS = 4,
@@ -55,6 +57,7 @@ module qn_dot #(
     parameter ACC = 16
 ) (
     input wire clk,
+    input wire run,
     input wire [((LANES+1)/2)*(3*BITS+1)-1:0] pairs,
     input wire [LANES*WEIGHT-1:0] weights,
     input wire add,
@@ -85,19 +88,19 @@ module qn_dot #(
                     end else begin : half
                         assign takes_two = 0;
                     end
-                    always @(posedge clk)
+                    always @(posedge clk) if (run)
                         plane[b].level[0].sums[p*(BITS+1)+:BITS+1] <=
                             takes_one ? (takes_two ? both : {SIGNED && one[BITS-1], one})
                             : takes_two ? {SIGNED && two[BITS-1], two} : {BITS + 1{1'b0}};
                 end else begin : unused
-                    always @(posedge clk) plane[b].level[0].sums[p*(BITS+1)+:BITS+1] <= 0;
+                    always @(posedge clk) if (run) plane[b].level[0].sums[p*(BITS+1)+:BITS+1] <= 0;
                 end
             end
             for (l = 1; l <= DEPTH; l = l + 1) begin : tree
                 for (p = 0; p < (LEAVES >> l); p = p + 1) begin : node
                     wire [BITS+l-1:0] low = plane[b].level[l-1].sums[2*p*(BITS+l)+:BITS+l];
                     wire [BITS+l-1:0] high = plane[b].level[l-1].sums[(2*p+1)*(BITS+l)+:BITS+l];
-                    always @(posedge clk)
+                    always @(posedge clk) if (run)
                         plane[b].level[l].sums[p*(BITS+1+l)+:BITS+1+l] <=
                             {SIGNED && low[BITS+l-1], low} + {SIGNED && high[BITS+l-1], high};
                 end
@@ -130,15 +133,15 @@ module qn_dot #(
                 wire low_sign = low[IN-1] && (SIGNED || (MIDDLE > WEIGHT - 1 && WEIGHT - 1 > FIRST));
                 wire signed [OUT-1:0] low_wide = {{HALF{low_sign}}, low};
                 if (MIDDLE > WEIGHT - 1) begin : alone
-                    always @(posedge clk) sum <= low_wide;
+                    always @(posedge clk) if (run) sum <= low_wide;
                 end else if (MIDDLE == WEIGHT - 1) begin : negative
                     wire high_sign = SIGNED && high[IN-1];
                     wire signed [OUT-1:0] high_wide = {{HALF{high_sign}}, high};
-                    always @(posedge clk) sum <= low_wide - (high_wide <<< HALF);
+                    always @(posedge clk) if (run) sum <= low_wide - (high_wide <<< HALF);
                 end else begin : positive
                     wire high_sign = high[IN-1] && (SIGNED || MIDDLE + HALF > WEIGHT - 1);
                     wire signed [OUT-1:0] high_wide = {{HALF{high_sign}}, high};
-                    always @(posedge clk) sum <= low_wide + (high_wide <<< HALF);
+                    always @(posedge clk) if (run) sum <= low_wide + (high_wide <<< HALF);
                 end
             end
         end
@@ -151,9 +154,9 @@ module qn_dot #(
     wire signed [ACC-1:0] so_far = first ? {ACC{1'b0}} : acc;
     generate
         if (WEIGHT == 1) begin : minus
-            always @(posedge clk) if (add) acc <= so_far - product;
+            always @(posedge clk) if (run && add) acc <= so_far - product;
         end else begin : plus
-            always @(posedge clk) if (add) acc <= so_far + product;
+            always @(posedge clk) if (run && add) acc <= so_far + product;
         end
     endgenerate
 endmodule

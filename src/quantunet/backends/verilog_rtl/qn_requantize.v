@@ -1,27 +1,34 @@
 // Accumulators to codes.
 
-// Keeps the FILTERS sums of a fold and hands them on, LANES a clock, the first in the lowest bits. A fold takes at
-// least as many clocks as it has beats, so a sum is never overwritten.
+// Keeps the FILTERS sums of a fold and hands them on, LANES at a time, the first in the lowest bits. `index` is the
+// beat's number in the pixel; ENDS has a 1 for every beat that is the last of its fold. A beat leaves where `move` is
+// high; the next sums are taken with `load`, which may be high only where `ready` is.
 module qn_serialize #(
     parameter FILTERS = 4,
     parameter LANES = 1,
     parameter BITS = 16,
-    parameter BEATS = 4
+    parameter BEATS = 4,       // of a fold, at the most
+    parameter COUNT = 8,       // of a pixel
+    parameter INDEX = 3,
+    parameter [COUNT-1:0] ENDS = 8'h88
 ) (
     input wire clk,
     input wire rst,
+    input wire move,
     input wire load,
+    output wire ready,
+    input wire [INDEX-1:0] index,
     input wire [FILTERS*BITS-1:0] sums,
     output reg out_valid,
-    output reg [LANES*BITS-1:0] out_data
+    output wire [LANES*BITS-1:0] out_data
 );
     localparam BEAT = BEATS > 1 ? $clog2(BEATS) : 1;
-    localparam [BEAT-1:0] LAST = BEATS - 1;
     localparam WORD = LANES * BITS;
     reg [FILTERS*BITS-1:0] held;
-    reg busy;
     reg [BEAT-1:0] beat;
-    wire last = beat == LAST;
+    wire last = ENDS[index];
+    wire done = move && last;
+    assign ready = !out_valid || done;
     genvar l, w;
     generate
         for (l = 0; l <= BEAT; l = l + 1) begin : level  // a tree of 2:1 choices, by the lowest bit of `beat` first
@@ -35,24 +42,20 @@ module qn_serialize #(
             end
         end
     endgenerate
+    assign out_data = level[BEAT].words;
     always @(posedge clk) begin
         if (load) held <= sums;
-        out_data <= level[BEAT].words;
-        if (rst) begin
-            busy <= 0;
-            beat <= 0;
-            out_valid <= 0;
-        end else begin
-            out_valid <= busy;
-            busy <= load || (busy && !last);
-            if (busy) beat <= last ? {BEAT{1'b0}} : beat + 1'b1;
-        end
+        if (rst) out_valid <= 0;
+        else out_valid <= load || (out_valid && !done);
+        if (rst || (out_valid && done)) beat <= 0;
+        else if (out_valid && move) beat <= beat + 1'b1;
     end
 endmodule
 
 // clamp(floor((acc + bias) * multiplier / 2^shift + 1/2)), one lane; `entry` comes one clock after `acc` and holds, from
 // the lowest bit, bias, shift and multiplier. By shifts alone (MULTIPLIES = 0) the 1/2 is in the bias, the value
-// goes LEFT places left and RIGHT + shift places right. RAW hands acc + bias on. Three clocks, five with a multiplier.
+// goes LEFT places left and RIGHT + shift places right. RAW hands acc + bias on. Three clocks in which `move` is high,
+// five with a multiplier.
 module qn_requantize #(
     parameter ACC = 16,
     parameter BIAS = 16,
@@ -68,6 +71,7 @@ module qn_requantize #(
     parameter signed [32:0] HIGH = 15
 ) (
     input wire clk,
+    input wire move,
     input wire signed [ACC-1:0] acc,
     input wire [BIAS+SHIFT+31*MULTIPLIES-1:0] entry,
     output reg [OUT-1:0] code
@@ -77,21 +81,21 @@ module qn_requantize #(
     reg signed [ACC-1:0] acc_held;
     reg signed [SUM-1:0] sum;
     reg [SHIFT-1:0] shift_held;
-    always @(posedge clk) begin
+    always @(posedge clk) if (move) begin
         acc_held <= acc;
         sum <= acc_held + bias;
         shift_held <= shift;
     end
     generate
         if (RAW) begin : raw
-            always @(posedge clk) code <= sum;
+            always @(posedge clk) if (move) code <= sum;
         end else if (MULTIPLIES) begin : by_multiplier
             // the field of shifts is split: left where its highest bit is set
             reg signed [31:0] multiplier;
             reg signed [63:0] product, rounded;
             reg [SHIFT-1:0] shift_product;
             wire signed [63:0] half = shift_product[SHIFT-2:0] == 0 ? 64'sd0 : 64'sd1 <<< (shift_product[SHIFT-2:0] - 1'b1);
-            always @(posedge clk) begin
+            always @(posedge clk) if (move) begin
                 multiplier <= {1'b0, entry[BIAS+SHIFT+:31]};
                 product <= sum * multiplier;
                 shift_product <= shift_held;
@@ -114,9 +118,9 @@ module qn_requantize #(
             wire [OUT-1:0] most = SIGNED ? (1 << (OUT - 1)) - 1 : {OUT{1'b1}};
             wire [OUT-1:0] clamped = below ? least : above ? most : long[OUT-1:0];
             if (SIGNED && LOW != -(33'sd1 <<< (OUT - 1))) begin : narrow
-                always @(posedge clk) code <= clamped == least ? LOW[OUT-1:0] : clamped;
+                always @(posedge clk) if (move) code <= clamped == least ? LOW[OUT-1:0] : clamped;
             end else begin : whole
-                always @(posedge clk) code <= clamped;
+                always @(posedge clk) if (move) code <= clamped;
             end
         end
     endgenerate

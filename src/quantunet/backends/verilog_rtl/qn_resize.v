@@ -130,7 +130,7 @@ module qn_upsample_nearest #(
 endmodule
 
 // Bilinear x2: the four weighted codes of every output, summed up: 16 times the value. A ring of three rows; four
-// clocks a beat. `room`: one more sum finds a place. The sum comes with sum_valid.
+// clocks a beat. The sum comes with sum_valid.
 module qn_bilinear #(
     parameter BITS = 4,
     parameter LANES = 1,
@@ -144,8 +144,7 @@ module qn_bilinear #(
     input wire in_valid,
     output wire in_ready,
     input wire [LANES*BITS-1:0] in_data,
-    input wire room,
-    output wire issued,
+    input wire run,                 // while low, all that is read holds
     output reg sum_valid,
     output wire [LANES*(BITS+5)-1:0] sums
 );
@@ -159,7 +158,7 @@ module qn_bilinear #(
     reg [ADDRESS-1:0] write_at;
     reg [$clog2(PITCH+1)-1:0] written;
     reg [1:0] occupied;
-    reg row_ready;
+    reg row_ready, releasing;  // a row is released when the last word of it has been read, one step after its address
     reg [1:0] corner;  // bit 0: the farther column, bit 1: the farther row
     reg [BEAT-1:0] beat;
     reg [X-1:0] x;
@@ -180,8 +179,7 @@ module qn_bilinear #(
     wire [ADDRESS-1:0] row_after = row == SIZE - PITCH ? 0 : row + PITCH;
     wire [ADDRESS-1:0] row_read = row_stays ? row : y[0] ? row_after : row_before;
     wire [ADDRESS-1:0] column_read = column_stays ? column : x[0] ? column + BEATS : column - BEATS;
-    wire go = row_ready && (corner != 3 || room);
-    assign issued = go && corner == 3;
+    wire go = row_ready && run;
     wire beat_end = corner == 3 && beat == BEATS - 1;
     wire row_end = beat_end && last_column;
     // output rows 2i and 2i - 1 read rows i - 1 and i; row i - 1 is released after output row 2i
@@ -194,6 +192,7 @@ module qn_bilinear #(
             written <= 0;
             occupied <= 0;
             row_ready <= 0;
+            releasing <= 0;
             corner <= 0;
             beat <= 0;
             x <= 0;
@@ -205,8 +204,9 @@ module qn_bilinear #(
                 write_at <= write_at == SIZE - 1 ? {ADDRESS{1'b0}} : write_at + 1'b1;
                 written <= row_written ? 0 : written + 1'b1;
             end
-            occupied <= occupied + row_written - (go && row_end && released);
-            if (!row_ready) row_ready <= occupied >= needed;
+            occupied <= occupied + row_written - (run && releasing);
+            if (run) releasing <= go && row_end && released;
+            if (!row_ready) row_ready <= !releasing && occupied >= needed;
             else if (go) begin
                 corner <= corner + 1'b1;
                 if (corner == 3) begin
@@ -230,24 +230,33 @@ module qn_bilinear #(
     reg [1:0] read_corner, word_corner, scaled_corner;
     always @(posedge clk) begin
         if (write) ring[write_at] <= in_data;
-        word <= ring[read_address];
+        if (run) word <= ring[read_address];
     end
-    always @(posedge clk) begin
+    always @(posedge clk) if (run) begin
         read_address <= row_read + column_read;
         read_corner <= corner;
         word_corner <= read_corner;
         scaled_corner <= word_corner;
-        read_valid <= go && !rst;
-        word_valid <= read_valid && !rst;
-        scaled_valid <= word_valid && !rst;
-        sum_valid <= scaled_valid && scaled_corner == 3 && !rst;
+    end
+    always @(posedge clk) begin
+        if (rst) begin
+            read_valid <= 0;
+            word_valid <= 0;
+            scaled_valid <= 0;
+            sum_valid <= 0;
+        end else if (run) begin
+            read_valid <= go;
+            word_valid <= read_valid;
+            scaled_valid <= word_valid;
+            sum_valid <= scaled_valid && scaled_corner == 3;
+        end
     end
     genvar l;
     generate
         for (l = 0; l < LANES; l = l + 1) begin : lane
             wire signed [BITS+4:0] code = {{5{SIGNED && word[l*BITS+BITS-1]}}, word[l*BITS+:BITS]};
             reg signed [BITS+4:0] scaled, sum;
-            always @(posedge clk) begin
+            always @(posedge clk) if (run) begin
                 scaled <= word_corner == 0 ? (code <<< 3) + code : word_corner == 3 ? code : (code <<< 1) + code;
                 if (scaled_valid) sum <= (scaled_corner == 0 ? {BITS + 5{1'b0}} : sum) + scaled;
             end

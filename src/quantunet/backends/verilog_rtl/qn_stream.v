@@ -16,35 +16,29 @@ module qn_fifo #(
     output reg [BITS-1:0] out_data
 );
     localparam ADDRESS = DEPTH > 1 ? $clog2(DEPTH) : 1;
+    localparam COUNT = $clog2(DEPTH + 1);
     localparam [ADDRESS-1:0] LAST = DEPTH - 1;
-    localparam WRAPS = DEPTH == 1 << ADDRESS;
 
     reg [BITS-1:0] words[0:DEPTH-1];
     reg [ADDRESS-1:0] write_at, read_at;
-    reg full;
-    wire [ADDRESS-1:0] write_next = !WRAPS && write_at == LAST ? {ADDRESS{1'b0}} : write_at + 1'b1;
-    wire [ADDRESS-1:0] read_next = !WRAPS && read_at == LAST ? {ADDRESS{1'b0}} : read_at + 1'b1;
+    reg [COUNT-1:0] count;
+    assign in_ready = count != DEPTH;
     wire write = in_valid && in_ready;
-    wire together = write_at == read_at;
-    wire read = (full || !together) && (!out_valid || out_ready);
-    assign in_ready = !full;
+    wire read = count != 0 && (!out_valid || out_ready);
 
     always @(posedge clk) begin
         if (write) words[write_at] <= in_data;
         if (read) out_data <= words[read_at];
     end
     always @(posedge clk) begin
-        if (rst) begin
-            write_at <= 0;
-            read_at <= 0;
-            full <= 0;
-            out_valid <= 0;
-        end else begin
-            if (write) write_at <= write_next;
-            if (read) read_at <= read_next;
-            full <= !read && (full || (write && write_next == read_at));
-            out_valid <= read || (out_valid && !out_ready);
-        end
+        if (rst || (write && write_at == LAST)) write_at <= 0;
+        else if (write) write_at <= write_at + 1'b1;
+        if (rst || (read && read_at == LAST)) read_at <= 0;
+        else if (read) read_at <= read_at + 1'b1;
+        if (rst) count <= 0;
+        else if (write != read) count <= count + (write ? {{COUNT - 1{1'b0}}, 1'b1} : {COUNT{1'b1}});
+        if (rst) out_valid <= 0;
+        else out_valid <= read || (out_valid && !out_ready);
     end
 endmodule
 
@@ -72,8 +66,8 @@ module qn_fork #(
     end
 endmodule
 
-// Gathers BEATS beats of each pixel into words of PACK beats, the first in the lowest bits. Places of the last word
-// that no beat fills keep what they held: their weights are 0.
+// Gathers BEATS beats of each pixel into words of PACK beats, the last in the highest bits. Below the beats of a word
+// that is not full stands what came before: the weights there are 0.
 module qn_gear #(
     parameter BITS = 8,
     parameter BEATS = 8,
@@ -86,39 +80,39 @@ module qn_gear #(
     input wire [BITS-1:0] in_data,
     output reg out_valid,
     input wire out_ready,
-    output wire [BITS*PACK-1:0] out_data
+    output reg [BITS*PACK-1:0] out_data
 );
     localparam PLACE = PACK > 1 ? $clog2(PACK) : 1;
     localparam BEAT = BEATS > 1 ? $clog2(BEATS) : 1;
     localparam [PLACE-1:0] LAST_PLACE = PACK - 1;
     localparam [BEAT-1:0] LAST_BEAT = BEATS - 1;
     reg [PLACE-1:0] place;
-    reg [BEAT-1:0] beat;
-    wire fills = place == LAST_PLACE || beat == LAST_BEAT;
+    wire pixel_end, fills;
     wire move = in_valid && in_ready;
     assign in_ready = !out_valid || out_ready;
-
-    genvar p;
+    assign fills = place == LAST_PLACE || pixel_end;
     generate
-        for (p = 0; p < PACK; p = p + 1) begin : places
-            reg [BITS-1:0] held;
-            always @(posedge clk) if (move && place == p) held <= in_data;
-            assign out_data[p*BITS+:BITS] = held;
+        if (BEATS % PACK == 0) begin : even
+            assign pixel_end = 0;
+        end else begin : uneven
+            reg [BEAT-1:0] beat;
+            assign pixel_end = beat == LAST_BEAT;
+            always @(posedge clk) begin
+                if (rst || (move && pixel_end)) beat <= 0;
+                else if (move) beat <= beat + 1'b1;
+            end
+        end
+        if (PACK > 1) begin : several
+            always @(posedge clk) if (move) out_data <= {in_data, out_data[BITS*PACK-1:BITS]};
+        end else begin : one
+            always @(posedge clk) if (move) out_data <= in_data;
         end
     endgenerate
     always @(posedge clk) begin
-        if (rst) begin
-            place <= 0;
-            beat <= 0;
-            out_valid <= 0;
-        end else begin
-            if (move) begin
-                place <= fills ? {PLACE{1'b0}} : place + 1'b1;
-                beat <= beat == LAST_BEAT ? {BEAT{1'b0}} : beat + 1'b1;
-            end
-            if (move && fills) out_valid <= 1;
-            else if (out_ready) out_valid <= 0;
-        end
+        if (rst || (move && fills)) place <= 0;
+        else if (move) place <= place + 1'b1;
+        if (rst) out_valid <= 0;
+        else out_valid <= (move && fills) || (out_valid && !out_ready);
     end
 endmodule
 
