@@ -34,6 +34,7 @@ from quantunet.train.budget import (
         ("macs=50M", Budget("macs", 50e6)),
         ("bops=2.5G", Budget("bops", 2.5e9)),
         ("macs=1000", Budget("macs", 1000)),
+        ("lut=20k", Budget("lut", 20e3)),
     ],
 )
 def test_budgets_are_read(text: str, budget: Budget) -> None:
@@ -50,7 +51,17 @@ def test_several_budgets_are_read_in_their_order() -> None:
     "text",
     [
         *("", " ", "3", "bit", "three bit", "-3bit", "0bit", "9bit", "0KiB", "64 apples", "1e3B", "3bit64KiB"),
-        *("ram=3bit", "bits=64KiB", "speed=3M", "macs=64KiB", "macs=0", "3bit 2bit", "ram=1KiB;macs=2M"),
+        *(
+            "ram=3bit",
+            "bits=64KiB",
+            "speed=3M",
+            "macs=64KiB",
+            "macs=0",
+            "lut=3KiB",
+            "lut=0",
+            "3bit 2bit",
+            "ram=1KiB;macs=2M",
+        ),
     ],
 )
 def test_what_is_no_budget_is_named(text: str) -> None:
@@ -67,6 +78,7 @@ def test_budgets_print_in_their_unit() -> None:
     assert str(Budget("macs", 5.5e7)) == "macs 55M"
     assert str(Budget("bops", 2e9)) == "bops 2G"
     assert str(Budget("macs", 90)) == "macs 90"
+    assert str(Budget("lut", 20e3)) == "lut 20k"
 
 
 class Plant:

@@ -25,7 +25,12 @@ from quantunet.train.config import NetworkConfig, QuantizerConfig
 from quantunet.train.size import Measures, Sizes
 
 SIZE = (32, 48)
-MEASURE = {"ram": measures.ram_bytes, "macs": measures.macs, "bops": measures.bops}
+MEASURE = {
+    "ram": measures.ram_bytes,
+    "macs": measures.macs,
+    "bops": measures.bops,
+    "lut": lambda graph, size: measures.lut(graph, size, None, 100.0),
+}
 
 
 def network(upsampling: Upsampling = "nearest") -> UNet:
@@ -120,7 +125,7 @@ def test_the_least_important_channels_go_first_and_one_of_each_layer_stays() -> 
     assert [layer.conv.out_channels for layer in conv_layers(net).values()] == [1] * 11
 
 
-@pytest.mark.parametrize("budgets", [["ram"], ["macs"], ["ram", "macs"], ["bops"], ["file"], ["bits", "macs"]])
+@pytest.mark.parametrize("budgets", [["ram"], ["macs"], ["ram", "macs"], ["bops"], ["lut"], ["file"], ["bits", "macs"]])
 def test_freezing_meets_the_budgets(budgets: list[Kind]) -> None:
     net = network()
     quantizer_of(net, "encoders.0.conv1").width.data[0] = 0.1

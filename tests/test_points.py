@@ -75,7 +75,7 @@ def test_the_smallest_good_model_is_named_or_that_there_is_none() -> None:
     [
         (["--pareto", "1bit 2bit"], "pareto must fall from size to size"),
         (["--pareto", "2bit 64KiB"], "sizes of one kind"),
-        (["--pareto", "ram=2KiB ram=1KiB"], "bits, file, flash or bops"),
+        (["--pareto", "ram=2KiB ram=1KiB"], "bits, file, flash, bops or lut"),
         (["--pareto", "2bit", "--budget", "3bit"], "all lie above the budget"),
         (["--pareto", "2bit 1apple"], "neither a width"),
         (["--keep", "much"], "--keep 'much' is no share"),

@@ -1,4 +1,4 @@
-"""What a budget counts, measured on the integer model: bytes of its file, of its C code and memory, operations."""
+"""What a budget counts, measured on the integer model: bytes of file, C code and memory, operations, look-up tables."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from quantunet.backends.c_build import compile_sources, runtime_files, write_fil
 from quantunet.backends.c_layout import lay_out
 from quantunet.backends.c_model import model_header, model_source, tiling_header
 from quantunet.backends.c_plan import SMALL, lifetimes, plan
+from quantunet.backends.verilog_estimate import estimate
+from quantunet.backends.verilog_fold import PlanError
+from quantunet.backends.verilog_project import plan_for
 from quantunet.errors import UserError
 from quantunet.ir.graph import IntegerGraph
 from quantunet.ir.layer_table import layer_table, totals
@@ -77,6 +80,24 @@ def macs(graph: IntegerGraph, size: Size) -> int:
 def bops(graph: IntegerGraph, size: Size) -> int:
     """Multiply-accumulates times weight bits times activation bits, of an image of ``size`` (h, w)."""
     return totals(graph, layer_table(graph, *size), *size).bops
+
+
+def lut(graph: IntegerGraph, size: Size, fps: float | None, clock_mhz: float) -> float:
+    """Look-up tables, by formula, of the Verilog design for images of ``size`` (h, w).
+
+    Args:
+        fps: frames a second at ``clock_mhz``; None: as an export without ``--set fps``, 30 clocks a pixel.
+
+    Raises:
+        UserError: if no design reaches ``fps``.
+    """
+    options = {"clock_mhz": f"{clock_mhz:.9g}"} | ({} if fps is None else {"fps": f"{fps:.9g}"})
+    try:
+        design = plan_for(graph, *size, options)
+    except PlanError as error:
+        line = str(error).replace("--set fps=", "fpga.fps ").replace("--set clock_mhz=…", "fpga.clock_mhz")
+        raise UserError(f"budget lut: {line}") from None
+    return sum(cost.lut for cost in estimate(design).values())
 
 
 def peak_tensors(graph: IntegerGraph, size: Size) -> dict[str, int]:

@@ -39,7 +39,7 @@ from quantunet.ir.packed_file import write_model
 from quantunet.lower import LoweringError, lower
 from quantunet.nn.unet import UNet
 from quantunet.report.page import write_report
-from quantunet.summary import MEASURE, budgets_reached, float32_bytes, formula_bytes, graph_summary, network_summary
+from quantunet.summary import budgets_reached, float32_bytes, formula_bytes, graph_summary, measured, network_summary
 from quantunet.train.batches import build_training_set
 from quantunet.train.budget import Budget, Kind
 from quantunet.train.config import Config, to_yaml
@@ -216,7 +216,7 @@ def _measures(data: Prepared, config: Config) -> Measures:
             if kind == "file":  # a layer is left in float: there will be no file, only a count
                 return formula_bytes(network)
             raise UserError(f"budget {kind}: it counts an integer model, and there is none: {error}") from None
-        return MEASURE[kind](graph, size)
+        return measured(kind, graph, size, config.fpga)
 
     return Measures(amount, lambda network: measures.peak_tensors(lower(network, metadata), size))
 
@@ -252,7 +252,9 @@ def _finish(
     run.write_json("evaluation.json", {name: evaluation.to_json() for name, evaluation in evaluations.items()})
 
     summary = _summary(config, data, trained, evaluations, predictions, graph, run.path)
-    summary["budgets"] = [] if graph is None else budgets_reached(graph, config.budgets, trained.float_network)
+    summary["budgets"] = (
+        [] if graph is None else budgets_reached(graph, config.budgets, trained.float_network, config.fpga)
+    )
     summary["proof"] = proof
     summary["validation_dice"] = trained.validation_dice
     summary["time_s"] = _times(trained, run, started)

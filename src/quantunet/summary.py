@@ -24,7 +24,8 @@ from quantunet.nn.layers import Activation, ConvLayer, InputLayer, conv_layers
 from quantunet.nn.prepare import quantized_layers
 from quantunet.nn.unet import UNet
 from quantunet.quant.quantizers import Quantizer
-from quantunet.train.budget import Budget
+from quantunet.train.budget import Budget, Kind
+from quantunet.train.config import FpgaConfig
 
 FLOAT_BITS = 32
 """Of a weight or activation without a quantizer."""
@@ -82,7 +83,18 @@ MEASURE: Mapping[str, Callable[[IntegerGraph, tuple[int, int]], float]] = {
     "macs": measures.macs,
     "bops": measures.bops,
 }
-"""How each kind of budget is measured, but ``bits``; ``size`` is that of the image, (h, w)."""
+"""How each kind of budget is measured, but ``bits`` and ``lut``; ``size`` is that of the image, (h, w)."""
+
+
+def measured(kind: Kind, graph: IntegerGraph, size: tuple[int, int], fpga: FpgaConfig) -> float:
+    """What the graph takes of a budget of ``kind``, but ``bits``, in the budget's unit.
+
+    Raises:
+        UserError: if no design reaches ``fpga.fps``, or a compiler is missing.
+    """
+    if kind == "lut":
+        return measures.lut(graph, fpga.size_px or size, fpga.fps, fpga.clock_mhz)
+    return float(MEASURE[kind](graph, size))
 
 
 def _bits(graph: IntegerGraph) -> int:
@@ -93,7 +105,9 @@ def _float_weights(float_network: UNet) -> int:
     return sum(layer.float_weights for layer in conv_layers(float_network).values())
 
 
-def budgets_reached(graph: IntegerGraph, budgets: Sequence[Budget], float_network: UNet) -> list[dict[str, Any]]:
+def budgets_reached(
+    graph: IntegerGraph, budgets: Sequence[Budget], float_network: UNet, fpga: FpgaConfig
+) -> list[dict[str, Any]]:
     """What the deployed model takes of each budget: keys kind, budget, reached (in the same unit), text."""
     height, width = graph.metadata["image_size"]
     reached = []
@@ -101,7 +115,7 @@ def budgets_reached(graph: IntegerGraph, budgets: Sequence[Budget], float_networ
         if budget.kind == "bits":
             amount = _bits(graph) / _float_weights(float_network)
         else:
-            amount = float(MEASURE[budget.kind](graph, (height, width)))
+            amount = measured(budget.kind, graph, (height, width), fpga)
         reached.append({"kind": budget.kind, "budget": budget.amount, "reached": amount, "text": str(budget)})
     return reached
 

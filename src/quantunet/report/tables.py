@@ -194,6 +194,7 @@ BUDGET_NAMES = {
     "ram": "RAM: static memory of the C project",
     "macs": "Multiply-accumulates",
     "bops": "Bit operations",
+    "lut": "Look-up tables of the Verilog design, by formula",
 }
 
 
@@ -202,7 +203,7 @@ def budget_table(budgets: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for each in budgets:
         kind, limit, reached = str(each.get("kind")), float(each["budget"]), float(each["reached"])
-        unit = {"bits": lambda x: number(x, 3), "macs": count, "bops": count}.get(kind, size)
+        unit = {"bits": lambda x: number(x, 3), "macs": count, "bops": count, "lut": count}.get(kind, size)
         verdict = ("good", "met") if reached <= 1.03 * limit else ("bad", "not met")
         pill = f'<span class="pill {verdict[0]}">{verdict[1]}</span>'
         used = f"{100 * reached / limit:.1f} %"

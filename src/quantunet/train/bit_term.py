@@ -17,7 +17,7 @@ FULL_WIDTH = 8
 
 def bit_term(kind: Kind, network: UNet, config: BitLossConfig) -> Tensor:
     """The term of one budget, 0-dimensional, with the gradient of every width that it is about."""
-    return _average_product(network) if kind == "bops" else _average_width(network, config)
+    return _average_product(network) if kind in ("bops", "lut") else _average_width(network, config)
 
 
 def _average_width(network: UNet, config: BitLossConfig) -> Tensor:

@@ -13,11 +13,14 @@ from quantunet.errors import UserError
 TOLERANCE = 0.03
 """A budget counts as met when the final model is within this share of it."""
 
-Kind = Literal["bits", "file", "flash", "ram", "macs", "bops"]
+Kind = Literal["bits", "file", "flash", "ram", "macs", "bops", "lut"]
 """Average width over the float network's weights; bytes of the model file; bytes of the C code with its constants;
-bytes of the C code's static memory; multiply-accumulates of an image; those times weight bits times activation bits."""
+bytes of the C code's static memory; multiply-accumulates of an image; those times weight bits times activation bits;
+look-up tables of the Verilog design, by formula."""
 CHANNEL_KINDS = ("ram", "macs")
 """What only the removal of channels makes smaller."""
+COUNTED_KINDS = ("macs", "bops", "lut")
+"""What is counted, not measured in bits or bytes."""
 
 _BYTES = {"b": 1, "kb": 1000, "kib": 1024, "mb": 1000**2, "mib": 1024**2}
 _COUNTS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
@@ -26,7 +29,7 @@ _TOKEN = re.compile(r"\s*(?:(?P<kind>[a-z]+)\s*=\s*)?(?P<amount>\d+(?:\.\d+)?)\s
 
 @dataclass(frozen=True)
 class Budget:
-    """``amount`` of what ``kind`` counts: bits, bytes, or operations."""
+    """``amount`` of what ``kind`` counts: bits, bytes, operations, or tables."""
 
     kind: Kind
     amount: float
@@ -39,7 +42,7 @@ class Budget:
     def __str__(self) -> str:
         if self.kind == "bits":
             return f"{self.amount:.4g} bit"
-        if self.kind in ("macs", "bops"):
+        if self.kind in COUNTED_KINDS:
             unit = next((unit for unit in "TGMk" if self.amount >= _COUNTS[unit.lower()]), "")
             return f"{self.kind} {self.amount / _COUNTS[unit.lower()]:.4g}{unit}"
         size = f"{self.amount / 1024:.4g} KiB"
@@ -59,7 +62,7 @@ def parse_budgets(text: str) -> tuple[Budget, ...]:
         if match is None:
             raise UserError(
                 f"budget {text!r} is neither a width such as '3bit' nor a size such as '64KiB', nor several such as "
-                "'flash=64KiB ram=128KiB macs=50M'"
+                "'flash=64KiB ram=128KiB macs=50M' or 'lut=20k'"
             )
         budget = _budget(match["kind"], float(match["amount"]), match["unit"], text)
         if budget.kind in budgets:
@@ -76,9 +79,9 @@ def _budget(kind: str | None, amount: float, unit: str, text: str) -> Budget:
         return Budget("bits", amount)
     if kind is not None and kind not in get_args(Kind):
         raise UserError(f"budget {text!r}: {kind!r} is unknown: name one of {', '.join(get_args(Kind))}")
-    factors = _COUNTS if kind in ("macs", "bops") else _BYTES
+    factors = _COUNTS if kind in COUNTED_KINDS else _BYTES
     if unit not in factors or kind == "bits":
-        wanted = {"macs": "macs=50M", "bops": "bops=2G"}.get(kind or "", "64KiB")
+        wanted = {"macs": "macs=50M", "bops": "bops=2G", "lut": "lut=20k"}.get(kind or "", "64KiB")
         raise UserError(f"budget {text!r} is neither a width such as '3bit' nor a size such as {wanted!r}")
     if amount <= 0:
         raise UserError(f"budget {text!r}: no model has a size of {amount:g}")

@@ -216,6 +216,18 @@ class TrainingConfig(_Section):
     finetune: PhaseConfig = PhaseConfig()
 
 
+class FpgaConfig(_Section):
+    """The design whose look-up tables a budget of `lut` counts."""
+
+    fps: float | None = Field(
+        default=None, gt=0, description="frames a second; null: 30 clocks a pixel, which is 200 of 128x128 at 100 MHz"
+    )
+    clock_mhz: float = Field(default=100.0, gt=0, description="clock of the design")
+    size_px: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
+        default=None, description="height and width of its images; null: those of the test images"
+    )
+
+
 class Config(_Section):
     """A whole run. Unknown keys are errors; every default is written to the run folder."""
 
@@ -226,8 +238,9 @@ class Config(_Section):
     budget: str | None = Field(
         default="3bit",
         description="'3bit' (average over weights), '64KiB' (model file), several of file, flash, ram, macs, bops, "
-        "bits ('flash=64KiB ram=128KiB'), or null",
+        "lut, bits ('flash=64KiB ram=128KiB'), or null",
     )
+    fpga: FpgaConfig = FpgaConfig()
     pareto: tuple[str, ...] = Field(
         default=(), description="larger budgets of the same kind, passed on the way to it: each becomes a model too"
     )
@@ -256,13 +269,20 @@ class Config(_Section):
         return devices
 
     @model_validator(mode="after")
+    def _fpga_images_suit_levels(self) -> Config:
+        multiple = 2 ** (self.network.levels - 1)
+        if self.fpga.size_px is not None and any(length % multiple for length in self.fpga.size_px):
+            raise ValueError(f"fpga.size_px {list(self.fpga.size_px)}: both must be multiples of {multiple}")
+        return self
+
+    @model_validator(mode="after")
     def _points_lead_to_the_budget(self) -> Config:
         if not self.pareto:
             return self
         sizes = [parse_budgets(text) for text in (*self.pareto, self.budget or "")]
         kinds = {budget.kind for budgets in sizes for budget in budgets}
         if any(len(budgets) > 1 for budgets in sizes) or len(kinds) > 1 or kinds & set(CHANNEL_KINDS):
-            raise ValueError("pareto and budget must be sizes of one kind: bits, file, flash or bops")
+            raise ValueError("pareto and budget must be sizes of one kind: bits, file, flash, bops or lut")
         amounts = [budgets[0].amount for budgets in sizes]
         if amounts != sorted(set(amounts), reverse=True):
             raise ValueError("pareto must fall from size to size, and all lie above the budget")

@@ -21,8 +21,12 @@ from quantunet.quant.quantizers import Quantizer
 from quantunet.train.budget import CHANNEL_KINDS, Budget, BudgetController, Kind, check_feasible, rounding_shift
 from quantunet.train.channels import drop_channels_, mac_costs, ram_costs
 
-REFINEMENTS = 3
+REFINEMENTS = 4
 """Times that the freezing is repeated with what the model frozen before really measured."""
+TABLES_POWER = 0.75
+"""Tables go with this power of bit operations: what a design has beside its products does not shrink with widths."""
+TABLES_AIM = 0.995
+"""Share of a budget of tables that the freezing aims at: the folding changes in steps, which no formula follows."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,8 @@ class Sizes:
             match budget.kind:
                 case "file" | "flash":
                     self.held[budget.kind] = amount - widths.packed_weight_bytes(smaller)
-                case "macs" | "bops":
-                    self.held[budget.kind] = amount / widths.operations(smaller)[budget.kind == "bops"]
+                case "macs" | "bops" | "lut":
+                    self.held[budget.kind] = amount / _by_formula(budget.kind, smaller)
                 case "ram":
                     self.held["ram"] = amount
 
@@ -85,8 +89,8 @@ class Sizes:
                 return widths.weight_bits(self._network, width_of)
             case "file" | "flash":
                 return widths.packed_weight_bytes(self._network, width_of) + self.held[budget.kind]
-            case "macs" | "bops":
-                return widths.operations(self._network, width_of)[budget.kind == "bops"] * self.held[budget.kind]
+            case "macs" | "bops" | "lut":
+                return _by_formula(budget.kind, self._network, width_of) * self.held[budget.kind]
             case "ram":
                 return self.held["ram"]
 
@@ -156,21 +160,42 @@ class Sizes:
         if not steered:
             return 0.5
         shift = self._shift(steered)
+        found: dict[float, float | dict[Quantizer, Tensor]] = {}  # what fits, by the share it takes
         for _ in range(REFINEMENTS):
             trial, before = copy.deepcopy(self._network), dict(self.held)
             for mine, theirs in zip(
                 weight_quantizers(self._network).values(), weight_quantizers(trial).values(), strict=True
             ):
-                theirs.freeze_bit_width_(shift[mine] if isinstance(shift, dict) else shift)
+                theirs.freeze_bit_width_(_of(shift, mine))
             self.refresh(trial)
             if self.held == before:
                 break
+            taken = self._load(steered, lambda quantizer: quantizer.frozen_bit_width(_of(shift, quantizer)))  # noqa: B023
+            if taken <= 1:
+                found[taken] = shift
             shift = self._shift(steered)
-        return shift
+        counts_tables = any(budget.kind == "lut" for budget in steered)  # no formula follows their steps to the end
+        return found[max(found)] if counts_tables and found else shift
 
     def _shift(self, steered: Sequence[Budget]) -> float | dict[Quantizer, Tensor]:
-        def load(width_of: widths.WidthOf) -> float:
-            return max(self.of(budget, width_of) / budget.amount for budget in steered)
+        aim = TABLES_AIM if any(budget.kind == "lut" for budget in steered) else 1.0
+        shift = rounding_shift(
+            lambda shift: self._load(steered, lambda quantizer: quantizer.frozen_bit_width(shift)), aim
+        )
+        if shift == 0.5:
+            return shift
+        return widths.shifts_within(self._network, shift, lambda width_of: self._load(steered, width_of) <= aim)
 
-        shift = rounding_shift(lambda shift: load(lambda quantizer: quantizer.frozen_bit_width(shift)), 1.0)
-        return shift if shift == 0.5 else widths.shifts_within(self._network, shift, lambda of: load(of) <= 1.0)
+    def _load(self, steered: Sequence[Budget], width_of: widths.WidthOf) -> float:
+        """The largest share of a budget that the network of given widths takes."""
+        return max(self.of(budget, width_of) / budget.amount for budget in steered)
+
+
+def _by_formula(kind: Kind, network: UNet, width_of: widths.WidthOf = lambda quantizer: quantizer.bit_width) -> float:
+    """What operations and tables are in proportion to, as widths change."""
+    macs, bops = widths.operations(network, width_of)
+    return macs if kind == "macs" else bops**TABLES_POWER if kind == "lut" else bops
+
+
+def _of(shift: float | dict[Quantizer, Tensor], quantizer: Quantizer) -> float | Tensor:
+    return shift[quantizer] if isinstance(shift, dict) else shift

@@ -1,0 +1,124 @@
+"""The formulas for convolutions against Yosys: layers synthesized, the factors fitted on some, the error on the rest.
+
+    python benchmarks/fpga.py --run runs/isbi_em_s0 --fps 200 400 --graphs 8 --layers layers.jsonl
+
+Layers are those of the learned model, of its uniform 8-bit twin and of random graphs; every one that ``--layers`` holds
+is not synthesized again. The layers are dealt in turn: one to fit on, one to judge by.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from random_graphs import random_graph
+from verilog_twin import uniform_twin
+
+from quantunet import fpga_cost
+from quantunet.backends.verilog_estimate import conv_shape, folding_cost
+from quantunet.backends.verilog_plan import Plan, make_plan
+from quantunet.backends.verilog_project import plan_for
+from quantunet.backends.verilog_synthesize import synthesize
+from quantunet.integer_model import IntegerModel
+
+Row = dict[str, Any]
+
+
+def designs(options: argparse.Namespace) -> list[tuple[str, Plan]]:
+    """Every design whose convolutions count, with its name."""
+    found = []
+    for run in options.run:
+        graph = IntegerModel.load(run).graph
+        for name, each in (("learned", graph), ("twin", uniform_twin(graph))):
+            for fps in options.fps:
+                found.append((f"{run.name} {name} {fps:g}", plan_for(each, *options.size, {"fps": f"{fps:g}"})))
+    for seed in range(options.graphs):
+        graph = random_graph(seed, extended=seed % 2 == 1)
+        clocks = int(np.exp(np.random.default_rng(seed).uniform(np.log(2000), np.log(40_000))))
+        found.append((f"random {seed}", make_plan(graph, 16, 16, clocks, folding_cost)))
+    return found
+
+
+def measure(name: str, plan: Plan, known: dict[str, Row], family: str) -> list[Row]:
+    """Synthesize the convolutions of a design that are not known; rows of shape and cells."""
+    rows = []
+    for node, weighted in plan.weighted.items():
+        shape = asdict(conv_shape(plan, node, weighted))
+        key = json.dumps(shape, sort_keys=True)
+        if key in known:
+            continue
+        cells = synthesize(plan, family, nodes=[node]).by_node[node]
+        known[key] = {"layer": f"{name} {node}", "shape": shape, "yosys": asdict(cells)}
+        rows.append(known[key])
+    return rows
+
+
+def shape_of(row: Row) -> fpga_cost.ConvShape:
+    """The shape of a row as it was planned."""
+    values: Row = {name: tuple(value) if isinstance(value, list) else value for name, value in row["shape"].items()}
+    return fpga_cost.ConvShape(**values)
+
+
+def fitted(rows: list[Row]) -> dict[str, float]:
+    """Factors of the terms with the least squared relative error of tables."""
+    names = list(fpga_cost.conv_terms(shape_of(rows[0])))
+    terms = np.array([[fpga_cost.conv_terms(shape_of(row))[name] for name in names] for row in rows])
+    luts = np.array([row["yosys"]["lut"] for row in rows])
+    factors = np.linalg.lstsq(terms / luts[:, None], np.ones(len(rows)), rcond=None)[0]
+    return dict(zip(names, (float(factor) for factor in factors), strict=True))
+
+
+def errors(rows: list[Row], factors: dict[str, float]) -> np.ndarray:
+    """Relative error of tables by row."""
+    found = [
+        sum(factors[name] * value for name, value in fpga_cost.conv_terms(shape_of(row)).items()) / row["yosys"]["lut"]
+        - 1
+        for row in rows
+    ]
+    return np.array(found)
+
+
+def main() -> None:
+    """Synthesize, fit, judge."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, action="append", default=[])
+    parser.add_argument("--size", type=int, nargs=2, default=(128, 128))
+    parser.add_argument("--fps", type=float, nargs="+", default=[200.0])
+    parser.add_argument("--graphs", type=int, default=0)
+    parser.add_argument("--family", default="xc7")
+    parser.add_argument("--layers", type=Path, required=True)
+    options = parser.parse_args()
+    layers: Path = options.layers
+    rows: list[Row] = [json.loads(line) for line in layers.read_text().splitlines()] if layers.exists() else []
+    known = {json.dumps(row["shape"], sort_keys=True): row for row in rows}
+    with layers.open("a", encoding="utf-8") as file:
+        for name, plan in designs(options):
+            for row in measure(name, plan, known, options.family):
+                rows.append(row)
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+    fit, judge = rows[0::2], rows[1::2]
+    factors = fitted(fit)
+    print(f"fitted on {len(fit)} layers: " + ", ".join(f"{name} {value:.2f}" for name, value in factors.items()))
+    for name, used in (("these factors", factors), ("the factors of fpga_cost", fpga_cost.FACTORS)):
+        for part, which in (("fitted", fit), ("not fitted", judge)):
+            found = errors(which, used)
+            luts = np.array([row["yosys"]["lut"] for row in which])
+            print(
+                f"{name}, {len(which)} layers {part}: mean error {100 * np.abs(found).mean():.1f} %, largest "
+                f"{100 * np.abs(found).max():.1f} %, sum {100 * ((1 + found) @ luts / luts.sum() - 1):+.1f} %"
+            )
+    for row, error in zip(rows, errors(rows, fpga_cost.FACTORS), strict=True):
+        print(f"  {row['layer']}: {row['yosys']['lut']:.0f} tables, {100 * error:+.1f} %")
+
+
+if __name__ == "__main__":
+    main()
