@@ -34,12 +34,13 @@ Row = dict[str, Any]
 
 def designs(options: argparse.Namespace) -> list[tuple[str, Plan]]:
     """Every design whose convolutions count, with its name."""
-    found = []
+    found: list[tuple[str, Plan]] = []
+    height, width = options.size
     for run in options.run:
         graph = IntegerModel.load(run).graph
         for name, each in (("learned", graph), ("twin", uniform_twin(graph))):
             for fps in options.fps:
-                found.append((f"{run.name} {name} {fps:g}", plan_for(each, *options.size, {"fps": f"{fps:g}"})))
+                found.append((f"{run.name} {name} {fps:g}", plan_for(each, height, width, {"fps": f"{fps:g}"})))
     for seed in range(options.graphs):
         graph = random_graph(seed, extended=seed % 2 == 1)
         clocks = int(np.exp(np.random.default_rng(seed).uniform(np.log(2000), np.log(40_000))))

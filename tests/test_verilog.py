@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from math import inf
 
 import numpy as np
 import pytest
@@ -35,10 +37,16 @@ def plan(graph: IntegerGraph, size: int = 16, clocks: int = 30_000) -> Plan:
 
 
 @needs_verilator
-@pytest.mark.parametrize(("by_shift", "binary", "clocks"), [(True, False, 2600), (False, True, 500)])
-def test_every_operation_equals_the_interpreter_with_and_without_back_pressure(by_shift, binary, clocks, tmp_path):
+@pytest.mark.parametrize(
+    ("by_shift", "binary", "clocks", "dsp_tables"),
+    [(True, False, 2600, inf), (False, True, 500, inf), (True, True, 2600, 4)],
+)
+def test_every_operation_equals_the_interpreter_with_and_without_back_pressure(
+    by_shift, binary, clocks, dsp_tables, tmp_path
+):
     graph = every_node(1, by_shift=by_shift, binary=binary)
-    design = make_plan(graph, 8, 12, clocks, folding_cost)
+    design = make_plan(graph, 8, 12, clocks, partial(folding_cost, dsp_tables=dsp_tables), dsp_tables)
+    assert any(any(each.multiplied) for each in design.weighted.values()) == (dsp_tables < inf)
     rng = np.random.default_rng(0)
     images = [rng.integers(-128, 128, (2, 8, 12)) for _ in range(3)]
     proof = verify_plan(design, images, tmp_path, stalled_images=2, optimization="-O0")
@@ -137,7 +145,7 @@ def test_energy_is_less_at_fewer_bits_and_a_range_with_power_at_a_rate():
 
 def test_the_cost_on_a_part_adds_up(capsys):
     graph = unet(levels=1, base=4)
-    show_fpga_cost(graph, (16, 16), "xc7a50t", 2000, 50, False, True)
+    show_fpga_cost(graph, (16, 16), "xc7a50t", 2000, 50, None, False, True)
     printed = json.loads(capsys.readouterr().out)
     assert printed["clocks_per_frame"] <= 25_000
     assert printed["frames_per_second"] == 50e6 / printed["clocks_per_frame"]
@@ -145,7 +153,7 @@ def test_the_cost_on_a_part_adds_up(capsys):
         assert printed["estimate"][name] == pytest.approx(sum(node[name] for node in printed["nodes"]))  # same sum
     assert printed["energy_uj"][0] < printed["energy_uj"][1]
     with pytest.raises(UserError, match="--fpga 'spartan' is unknown: name one of xc7a35t"):
-        show_fpga_cost(graph, (16, 16), "spartan", None, 100, False, True)
+        show_fpga_cost(graph, (16, 16), "spartan", None, 100, None, False, True)
 
 
 @needs_yosys
@@ -156,3 +164,14 @@ def test_yosys_counts_what_the_formulas_say():
     # errors by layer are in docs/results.md: a single small layer may lie outside their mean
     assert found["decoder.0.b"].lut == pytest.approx(formula["decoder.0.b"].lut, rel=0.25)
     assert all(cost.dsp == 0 and cost.lut > 0 for cost in found.values())
+
+
+@needs_yosys
+def test_multipliers_are_used_where_they_are_cheaper_and_counted():
+    graph, name = unet(levels=1, base=4), "decoder.0.b"
+    design = plan_for(graph, 16, 16, {"fps": "8000", "dsp_tables": "20"})
+    formula = estimate(design)[name]
+    found = synthesize(design, nodes={name}).by_node[name]
+    assert found.dsp == formula.dsp > 0
+    assert formula.lut < estimate(plan_for(graph, 16, 16, {"fps": "8000"}))[name].lut
+    assert found.lut == pytest.approx(formula.lut, rel=0.25)

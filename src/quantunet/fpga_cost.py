@@ -54,6 +54,23 @@ def dot_terms(inputs: int, activation_bits: int, weight_bits: int, acc_bits: int
     return choices, tree, joins, acc_bits
 
 
+def multiply_adders(inputs: int, activation_bits: int, weight_bits: int, acc_bits: int) -> float:
+    """Table bits of one filter whose products are made by multipliers: adders of the tree, accumulator."""
+    tree, nodes, level = 0, inputs, 0
+    while nodes > 1:
+        level += 1
+        tree += (nodes // 2) * (activation_bits + weight_bits + 1 + level)
+        nodes = ceil(nodes / 2)
+    return tree + acc_bits
+
+
+def is_multiplied(inputs: int, activation_bits: int, weight_bits: int, acc_bits: int, dsp_tables: float) -> bool:
+    """Whether multipliers that count ``dsp_tables`` tables each are cheaper for a filter than its bit planes."""
+    planes = sum(dot_terms(inputs, activation_bits, weight_bits, acc_bits))
+    multiplied = inputs * dsp_tables + multiply_adders(inputs, activation_bits, weight_bits, acc_bits)
+    return weight_bits > 1 and multiplied < planes
+
+
 def rom_bits(depth: int, bits: int) -> float:
     """Bits of a word of a memory of constants that is made of tables; none where it is in block RAM."""
     return 0 if depth >= BLOCK_ROM_DEPTH or depth < 2 else bits
@@ -84,6 +101,7 @@ class ConvShape:
         lanes: codes of a beat of the output, ``out_bits`` each; ``beats`` of them an output pixel.
         entry_bits: of one lane's table of biases and shifts; sum_bits, shift_bits: of its adder and shifter.
         counters: limits of the window's counters.
+        multiplied: of each of the filters, whether multipliers make its products.
     """
 
     inputs: int
@@ -101,19 +119,19 @@ class ConvShape:
     shift_bits: int
     multiplies: bool
     counters: tuple[int, ...]
+    multiplied: tuple[bool, ...]
 
 
 def conv_terms(shape: ConvShape) -> dict[str, float]:
     """What a convolution is made of, in table bits: ``FACTORS`` makes look-up tables of them."""
-    each = [
-        dot_terms(shape.inputs, shape.activation_bits, weight, acc)
-        for weight, acc in zip(shape.weight_bits, shape.acc_bits, strict=True)
-    ]
+    arrays = tuple(zip(shape.weight_bits, shape.acc_bits, shape.multiplied, strict=True))
+    each = [dot_terms(shape.inputs, shape.activation_bits, *widths) for *widths, multiplied in arrays if not multiplied]
+    trees = [multiply_adders(shape.inputs, shape.activation_bits, *widths) for *widths, yes in arrays if yes]
     filters, acc = len(shape.weight_bits), max(shape.acc_bits)
     choices = -(-filters // shape.lanes) - 1
     return {
         "choices": sum(terms[0] for terms in each),
-        "adders": sum(sum(terms[1:]) for terms in each),
+        "adders": sum(sum(terms[1:]) for terms in each) + sum(trees),
         "pairs": (shape.inputs // 2) * (shape.activation_bits + 1),
         "weights": rom_bits(shape.depth, sum(shape.weight_bits) * shape.inputs),
         "counters": counter_tables(*shape.counters),
@@ -140,7 +158,7 @@ def conv_resources(shape: ConvShape) -> Resources:
         + ram18(shape.beats, shape.lanes * shape.entry_bits, is_rom=True)
     )
     tables = sum(conv_tables(shape).values())
-    return Resources(tables, FF_PER_LUT * tables, bram)
+    return Resources(tables, FF_PER_LUT * tables, bram, shape.inputs * sum(shape.multiplied))
 
 
 def queue_tables(depth: int, bits: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 from quantunet import fpga_cost
 from quantunet.backends.verilog_fold import Folding, WeightPlan
@@ -29,9 +30,14 @@ LUTS_PER_RAM18 = 190
 
 
 def folding_cost(
-    node: WeightNode, source: Stream, folding: Folding, weight_bits: Sequence[int], acc_bits: Sequence[int]
+    node: WeightNode,
+    source: Stream,
+    folding: Folding,
+    weight_bits: Sequence[int],
+    acc_bits: Sequence[int],
+    dsp_tables: float = inf,
 ) -> float:
-    """Look-up tables of a folding, and a share for its block RAMs."""
+    """Look-up tables of a folding, ``dsp_tables`` for each multiplier, and a share for its block RAMs."""
     kernel = node.weight.shape[2]
     positions = 4 if isinstance(node, ConvTranspose2d) else kernel**2
     beats = folding.folds * folding.filters
@@ -51,9 +57,14 @@ def folding_cost(
         2,
         False,
         (source.height, source.width * folding.groups, folding.folds, kernel * folding.groups),
+        tuple(
+            fpga_cost.is_multiplied(folding.inputs, source.bits, *widths, dsp_tables)
+            for widths in zip(weight_bits, acc_bits, strict=True)
+        ),
     )
     resources = fpga_cost.conv_resources(shape)
-    return resources.lut + RAM_SHARE * LUTS_PER_RAM18 * resources.bram18
+    multipliers = dsp_tables * resources.dsp if resources.dsp else 0
+    return resources.lut + multipliers + RAM_SHARE * LUTS_PER_RAM18 * resources.bram18
 
 
 RAM_SHARE = 0.25
@@ -113,6 +124,7 @@ def conv_shape(plan: Plan, name: str, weighted: WeightPlan) -> ConvShape:
         0 if stage.raw or not any(stage.shift) else stage.shift_bits,
         stage.multiplier is not None,
         (source.height, source.width * folding.groups, folding.folds, weighted.kernel * folding.groups),
+        weighted.multiplied,
     )
 
 

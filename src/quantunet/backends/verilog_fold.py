@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from quantunet import fpga_cost
 from quantunet.backends.verilog_stream import EMPTY, Stream
 from quantunet.errors import UserError
 from quantunet.ir import ranges
@@ -80,6 +81,7 @@ class WeightPlan:
     Args:
         channels: (folds, filters), output channels or ``EMPTY``.
         weight_bits, acc_bits: of each of the filters that work at a time.
+        multiplied: of each of those filters, whether multipliers make its products.
         ends: of each beat of an output pixel, whether it is the last of its fold.
         rows: image rows kept.
         weights: (depth, filters, inputs), as the weight memory holds them.
@@ -89,6 +91,7 @@ class WeightPlan:
     channels: NDArray[np.int64]
     weight_bits: tuple[int, ...]
     acc_bits: tuple[int, ...]
+    multiplied: tuple[bool, ...]
     ends: tuple[bool, ...]
     rows: int
     kernel: int
@@ -131,9 +134,19 @@ Cost = Callable[[WeightNode, Stream, Folding, Sequence[int], Sequence[int]], flo
 
 
 def plan_weights(
-    node: WeightNode, source: Stream, bounds: Interval, lanes: int, size: tuple[int, int], clocks: int, cost: Cost
+    node: WeightNode,
+    source: Stream,
+    bounds: Interval,
+    lanes: int,
+    size: tuple[int, int],
+    clocks: int,
+    cost: Cost,
+    dsp_tables: float,
 ) -> WeightPlan:
     """The cheapest folding of a convolution that writes its output of ``size`` (h, w) within ``clocks`` clocks.
+
+    Args:
+        dsp_tables: tables that a multiplier counts as; ``inf``: there are none.
 
     Raises:
         PlanError: if the kernel is not square.
@@ -173,6 +186,10 @@ def plan_weights(
         channels,
         _by_array(weight_bits, channels),
         _by_array(acc_bits, channels),
+        tuple(
+            fpga_cost.is_multiplied(folding.inputs, source.bits, *widths, dsp_tables)
+            for widths in zip(_by_array(weight_bits, channels), _by_array(acc_bits, channels), strict=True)
+        ),
         tuple(at == len(beats) - 1 for beats in _beats(channels, lanes) for at in range(len(beats))),
         2 if up == 2 else kernel + stride,
         kernel,

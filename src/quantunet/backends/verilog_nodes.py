@@ -214,10 +214,11 @@ def _weighted(name: str, plan: WeightPlan, source: Stream, out: Stream, lanes: i
     dots = "".join(
         f"    wire signed [{plan.acc_bits[index] - 1}:0] acc_{index};\n"
         + _instance(
-            "qn_dot",
+            "qn_dot_multiply" if plan.multiplied[index] else "qn_dot",
             f"dot_{index}",
             {"LANES": folding.inputs, "BITS": code, "SIGNED": int(source.signed), "WEIGHT": plan.weight_bits[index]}
-            | {"LEVELS": plan.levels, "ACC": plan.acc_bits[index]},
+            | ({"DELAY": plan.levels - int(folding.inputs > 1)} if plan.multiplied[index] else {"LEVELS": plan.levels})
+            | {"ACC": plan.acc_bits[index]},
             {"clk": "clk", "run": "run", "pairs": "pairs", "weights": f"weights[{starts[index]} +: {row_bits[index]}]"}
             | {"add": f"add[{delay - 1}]", "first": f"first[{delay - 1}]", "acc": f"acc_{index}"},
         )

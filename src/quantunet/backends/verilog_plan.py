@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 
@@ -50,6 +51,7 @@ class Plan:
         weighted: by node; ``requantized`` those of Rescale and UpsampleBilinear2d.
         skips: (tensor, reading node): words of the queue on that branch.
         clocks: by node, for one frame at full speed.
+        dsp_tables: tables that a multiplier counts as; ``inf``: there are none.
     """
 
     graph: IntegerGraph
@@ -61,6 +63,7 @@ class Plan:
     requantized: Mapping[str, RequantizePlan]
     skips: Mapping[tuple[str, str], int]
     clocks: Mapping[str, int]
+    dsp_tables: float
 
     @property
     def clocks_per_frame(self) -> int:
@@ -68,8 +71,11 @@ class Plan:
         return max(self.clocks.values())
 
 
-def make_plan(graph: IntegerGraph, height: int, width: int, clocks: int, cost: Cost) -> Plan:
+def make_plan(graph: IntegerGraph, height: int, width: int, clocks: int, cost: Cost, dsp_tables: float = inf) -> Plan:
     """The cheapest design of its kind that takes a frame every ``clocks`` clocks; the fastest where none does.
+
+    Args:
+        cost: of a folding, in which a multiplier counts ``dsp_tables`` tables; ``inf``: there are none.
 
     Raises:
         PlanError: if the graph has an operation that the library lacks.
@@ -90,7 +96,9 @@ def make_plan(graph: IntegerGraph, height: int, width: int, clocks: int, cost: C
         layout, bits, signed = natural, formats[node.name].bit_width, formats[node.name].signed
         match node:
             case Conv2d() | ConvTranspose2d():
-                plan = plan_weights(node, sources[0], bounds[node.inputs[0]], lanes, (rows, columns), clocks, cost)
+                plan = plan_weights(
+                    node, sources[0], bounds[node.inputs[0]], lanes, (rows, columns), clocks, cost, dsp_tables
+                )
                 weighted[node.name] = plan
                 layout = conv_layout(plan.channels, lanes)
                 if plan.requantize.raw:
@@ -119,7 +127,7 @@ def make_plan(graph: IntegerGraph, height: int, width: int, clocks: int, cost: C
         streams[node.name] = Stream(node.name, bits, signed, rows, columns, len(layout) // lanes, layout)
     node_clocks = {node.name: _clocks(node, streams, weighted.get(node.name)) for node in graph.nodes}
     skips = skip_depths(graph, streams)
-    return Plan(graph, height, width, lanes, streams, weighted, requantized, skips, node_clocks)
+    return Plan(graph, height, width, lanes, streams, weighted, requantized, skips, node_clocks, dsp_tables)
 
 
 def _stream_clocks(graph: IntegerGraph, shapes: Mapping[str, tuple[int, int, int]], lanes: int) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +55,12 @@ def plan_for(graph: IntegerGraph, height: int, width: int, options: Mapping[str,
         PlanError: if no design reaches the frame rate.
     """
     clock_mhz = _number("clock_mhz", options.get("clock_mhz", f"{DEFAULT_CLOCK_MHZ:g}"))
+    dsp_tables = _number("dsp_tables", options["dsp_tables"]) if "dsp_tables" in options else inf
+    cost = partial(folding_cost, dsp_tables=dsp_tables)
     if "fps" not in options:
-        return make_plan(graph, height, width, CLOCKS_PER_PIXEL * height * width, folding_cost)
+        return make_plan(graph, height, width, CLOCKS_PER_PIXEL * height * width, cost, dsp_tables)
     fps = _number("fps", options["fps"])
-    plan = make_plan(graph, height, width, int(clock_mhz * 1e6 / fps), folding_cost)
+    plan = make_plan(graph, height, width, int(clock_mhz * 1e6 / fps), cost, dsp_tables)
     if plan.clocks_per_frame > clock_mhz * 1e6 / fps:
         most = clock_mhz * 1e6 / plan.clocks_per_frame
         raise PlanError(
@@ -143,8 +147,8 @@ Images of {plan.height} x {plan.width} pixels, {plan.clocks_per_frame:,} clocks 
 
 ## By formula
 
-{whole.lut:,.0f} look-up tables, {whole.bram18:.0f} block RAMs of 18 kbit, no multipliers. Not counted: what
-place-and-route changes.
+{whole.lut:,.0f} look-up tables, {whole.bram18:.0f} block RAMs of 18 kbit, {whole.dsp:.0f} multipliers. Not
+counted: what place-and-route changes.
 
 | node | clocks a frame | LUT | RAM18 |
 |---|---|---|---|

@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from quantunet.backends.verilog_nodes import module_name, node_module
@@ -52,14 +53,14 @@ class Synthesis:
         return sum(self.by_node.values(), Resources())
 
 
-def synthesize(plan: Plan, family: str = "xc7", dsp: bool = False, nodes: Iterable[str] | None = None) -> Synthesis:
+def synthesize(plan: Plan, family: str = "xc7", nodes: Iterable[str] | None = None) -> Synthesis:
     """Every node's module on its own, and the queues of skips; of ``nodes`` alone where given.
 
     Raises:
         ToolMissing: if there is no Yosys.
         UserError: if the family is unknown.
     """
-    wanted = None if nodes is None else set(nodes)
+    wanted, dsp = None if nodes is None else set(nodes), plan.dsp_tables < inf
     by_node: dict[str, Resources] = {}
     with tempfile.TemporaryDirectory(prefix="quantunet-yosys-") as name:
         folder = Path(name)
@@ -74,10 +75,10 @@ def synthesize(plan: Plan, family: str = "xc7", dsp: bool = False, nodes: Iterab
     return Synthesis(family, by_node)
 
 
-def synthesize_top(plan: Plan, family: str = "xc7", dsp: bool = False) -> Resources:
+def synthesize_top(plan: Plan, family: str = "xc7") -> Resources:
     """The whole design in one run, forks and counters included."""
     with tempfile.TemporaryDirectory(prefix="quantunet-yosys-") as name:
-        return _run(Path(name), design_text(plan), TOP, family, dsp)
+        return _run(Path(name), design_text(plan), TOP, family, plan.dsp_tables < inf)
 
 
 def _run(folder: Path, text: str, top: str, family: str, dsp: bool, before: str = "") -> Resources:

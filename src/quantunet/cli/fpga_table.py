@@ -20,6 +20,7 @@ def show_fpga_cost(
     part: str,
     fps: float | None,
     clock_mhz: float,
+    dsp_tables: float | None,
     with_yosys: bool,
     json_output: bool,
 ) -> None:
@@ -31,7 +32,11 @@ def show_fpga_cost(
     """
     if part not in PARTS:
         raise UserError(f"--fpga {part!r} is unknown: name one of {', '.join(PARTS)}")
-    options = {"clock_mhz": f"{clock_mhz:g}"} | ({} if fps is None else {"fps": f"{fps:g}"})
+    options = {
+        key: f"{value:.9g}"
+        for key, value in (("clock_mhz", clock_mhz), ("fps", fps), ("dsp_tables", dsp_tables))
+        if value is not None
+    }
     plan = plan_for(graph, *size_px, options)
     found, energy = estimate(plan), energies(plan)
     family = "xcup" if part.startswith("xczu") else "xc7"
@@ -59,24 +64,27 @@ def show_fpga_cost(
             f"{plan.clocks[name]:,}" if name in plan.clocks else "",
             f"{each.lut:,.0f}",
             f"{each.bram18:.0f}",
+            f"{each.dsp:.0f}",
         ]
         if measured:
-            cells += [f"{measured[name].lut:,.0f}", f"{measured[name].bram18:.0f}"]
+            yosys = measured[name]
+            cells += [f"{yosys.lut:,.0f}", f"{yosys.bram18:.0f}", f"{yosys.dsp:.0f}"]
         rows.append([*cells, f"{sum(energy[name].range_uj) / 2:.1f}" if name in energy else ""])
-    yosys = ["LUT, Yosys", "RAM18, Yosys"] if measured else []
-    columns = ["node", "clocks a frame", "LUT", "RAM18", *yosys, "energy µJ"]
+    by_yosys = ["LUT, Yosys", "RAM18, Yosys", "DSP, Yosys"] if measured else []
+    columns = ["node", "clocks a frame", "LUT", "RAM18", "DSP", *by_yosys, "energy µJ"]
     print_table(f"{size_px[0]}x{size_px[1]} image on {part}, estimates", columns, rows)
     share = PARTS[part]
     console.print(
         f"{plan.clocks_per_frame:,} clocks a frame: {frames:,.1f} frames/s at {clock_mhz:g} MHz, if placing and "
         f"routing reach it\n{whole.lut:,.0f} LUT ({100 * whole.lut / share.lut:.0f} %), {whole.bram18:.0f} RAM18 "
-        f"({100 * whole.bram18 / share.bram18:.0f} %), no multipliers"
+        f"({100 * whole.bram18 / share.bram18:.0f} %), {whole.dsp:.0f} DSP"
     )
     if measured:
         total = sum(measured.values(), Resources())
         error = 100 * (whole.lut / total.lut - 1)
         console.print(
-            f"Yosys: {total.lut:,.0f} LUT, {total.bram18:.0f} RAM18; the estimate of LUTs is {error:+.1f} % off"
+            f"Yosys: {total.lut:,.0f} LUT, {total.bram18:.0f} RAM18, {total.dsp:.0f} DSP; the estimate of LUTs is "
+            f"{error:+.1f} % off"
         )
     console.print(
         f"energy, estimated for 45 nm (Horowitz, ISSCC 2014), not for this part: {low:,.0f} to {high:,.0f} µJ a frame, "

@@ -95,6 +95,9 @@ def cost(
     fpga: str | None = typer.Option(None, help=f"Of the Verilog design on a part: {', '.join(PARTS)}."),
     fps: float | None = typer.Option(None, help="With --fpga: frames a second; default: 30 clocks a pixel."),
     clock_mhz: float = typer.Option(100.0, help="With --fpga: the clock."),
+    dsp_tables: float | None = typer.Option(
+        None, help="With --fpga: tables that a multiplier counts as; filters for which it is cheaper use them."
+    ),
     synthesize: bool = typer.Option(False, "--synthesize", help="With --fpga: Yosys's figures beside; takes minutes."),
     json_output: bool = JSON,
 ) -> None:
@@ -109,7 +112,7 @@ def cost(
     model = IntegerModel.load(require_path(run))
     height, width = image_size(model, size)
     if fpga is not None:
-        show_fpga_cost(model.graph, (height, width), fpga, fps, clock_mhz, synthesize, json_output)
+        show_fpga_cost(model.graph, (height, width), fpga, fps, clock_mhz, dsp_tables, synthesize, json_output)
         return
     rows = layer_table(model.graph, height, width)
     whole = totals(model.graph, rows, height, width)

@@ -274,6 +274,7 @@ def _verify_verilog(graph: IntegerGraph, inputs: Sequence[Codes], options: Optio
 _VERILOG_OPTIONS = {
     "fps": "frames a second; default: 30 clocks a pixel, or the fastest design if that is slower",
     "clock_mhz": "the clock that fps is counted at; default 100",
+    "dsp_tables": "tables that a multiplier counts as: filters for which it is cheaper use them; default: none do",
 }
 
 
