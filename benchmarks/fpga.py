@@ -1,25 +1,24 @@
 """The formulas for convolutions against Yosys: layers synthesized, the factors fitted on some, the error on the rest.
 
-    python benchmarks/fpga.py --run runs/isbi_em_s0 --fps 200 400 --graphs 8 --layers layers.jsonl
+    python benchmarks/fpga.py --run runs/isbi_em_s0 --fps 200 400 --graphs 8 --cache synthesized
 
-Layers are those of the learned model, of its uniform 8-bit twin and of random graphs; every one that ``--layers`` holds
-is not synthesized again. The layers are dealt in turn: one to fit on, one to judge by.
+Layers are those of the learned model, of its uniform 8-bit twin and of random graphs, equal ones counted once; what
+the folder of ``--cache`` holds is not synthesized again. Every second layer is fitted on, the others judge.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from scipy.optimize import nnls
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from random_graphs import random_graph
+from random_graphs import random_codes, random_graph
 from verilog_twin import uniform_twin
 
 from quantunet import fpga_cost
@@ -27,9 +26,17 @@ from quantunet.backends.verilog_estimate import conv_shape, folding_cost
 from quantunet.backends.verilog_plan import Plan, make_plan
 from quantunet.backends.verilog_project import plan_for
 from quantunet.backends.verilog_synthesize import synthesize
+from quantunet.fpga_cost import ConvShape, Resources
 from quantunet.integer_model import IntegerModel
 
-Row = dict[str, Any]
+
+@dataclass(frozen=True)
+class Row:
+    """A convolution: its name, what the formulas see of it, what Yosys makes of it."""
+
+    layer: str
+    shape: ConvShape
+    yosys: Resources
 
 
 def designs(options: argparse.Namespace) -> list[tuple[str, Plan]]:
@@ -43,47 +50,37 @@ def designs(options: argparse.Namespace) -> list[tuple[str, Plan]]:
                 found.append((f"{run.name} {name} {fps:g}", plan_for(each, height, width, {"fps": f"{fps:g}"})))
     for seed in range(options.graphs):
         graph = random_graph(seed, extended=seed % 2 == 1)
+        height, width = random_codes(graph, seed)[0].shape[1:]
         clocks = int(np.exp(np.random.default_rng(seed).uniform(np.log(2000), np.log(40_000))))
-        found.append((f"random {seed}", make_plan(graph, 16, 16, clocks, folding_cost)))
+        found.append((f"random {seed}", make_plan(graph, height, width, clocks, folding_cost)))
     return found
 
 
-def measure(name: str, plan: Plan, known: dict[str, Row], family: str) -> list[Row]:
-    """Synthesize the convolutions of a design that are not known; rows of shape and cells."""
-    rows = []
+def measure(name: str, plan: Plan, known: dict[ConvShape, Row], family: str, cache: Path) -> None:
+    """Synthesize the convolutions of a design and add those that are not known."""
     for node, weighted in plan.weighted.items():
-        shape = asdict(conv_shape(plan, node, weighted))
-        key = json.dumps(shape, sort_keys=True)
-        if key in known:
-            continue
-        cells = synthesize(plan, family, nodes=[node]).by_node[node]
-        known[key] = {"layer": f"{name} {node}", "shape": shape, "yosys": asdict(cells)}
-        rows.append(known[key])
-    return rows
-
-
-def shape_of(row: Row) -> fpga_cost.ConvShape:
-    """The shape of a row as it was planned."""
-    values: Row = {name: tuple(value) if isinstance(value, list) else value for name, value in row["shape"].items()}
-    return fpga_cost.ConvShape(**values)
+        shape = conv_shape(plan, node, weighted)
+        if shape not in known:
+            cells = synthesize(plan, family, nodes=[node], cache=cache).by_node[node]
+            known[shape] = Row(f"{name} {node}", shape, cells)
+            print(f"{name} {node}: {cells}", file=sys.stderr, flush=True)
 
 
 def fitted(rows: list[Row]) -> dict[str, float]:
-    """Factors of the terms with the least squared relative error of tables."""
-    names = list(fpga_cost.conv_terms(shape_of(rows[0])))
-    terms = np.array([[fpga_cost.conv_terms(shape_of(row))[name] for name in names] for row in rows])
-    luts = np.array([row["yosys"]["lut"] for row in rows])
-    factors = np.linalg.lstsq(terms / luts[:, None], np.ones(len(rows)), rcond=None)[0]
+    """Factors of the terms, none below 0, with the least squared relative error of tables."""
+    names = list(fpga_cost.conv_terms(rows[0].shape))
+    terms = np.array([[fpga_cost.conv_terms(row.shape)[name] for name in names] for row in rows])
+    luts = np.array([row.yosys.lut for row in rows])
+    factors = nnls(terms / luts[:, None], np.ones(len(rows)))[0]
     return dict(zip(names, (float(factor) for factor in factors), strict=True))
 
 
 def errors(rows: list[Row], factors: dict[str, float]) -> np.ndarray:
     """Relative error of tables by row."""
-    found = [
-        sum(factors[name] * value for name, value in fpga_cost.conv_terms(shape_of(row)).items()) / row["yosys"]["lut"]
-        - 1
-        for row in rows
-    ]
+    found = []
+    for row in rows:
+        tables = sum(factors[name] * value for name, value in fpga_cost.conv_terms(row.shape).items())
+        found.append(tables / row.yosys.lut - 1)
     return np.array(found)
 
 
@@ -95,30 +92,25 @@ def main() -> None:
     parser.add_argument("--fps", type=float, nargs="+", default=[200.0])
     parser.add_argument("--graphs", type=int, default=0)
     parser.add_argument("--family", default="xc7")
-    parser.add_argument("--layers", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, required=True)
     options = parser.parse_args()
-    layers: Path = options.layers
-    rows: list[Row] = [json.loads(line) for line in layers.read_text().splitlines()] if layers.exists() else []
-    known = {json.dumps(row["shape"], sort_keys=True): row for row in rows}
-    with layers.open("a", encoding="utf-8") as file:
-        for name, plan in designs(options):
-            for row in measure(name, plan, known, options.family):
-                rows.append(row)
-                file.write(json.dumps(row) + "\n")
-                file.flush()
+    known: dict[ConvShape, Row] = {}
+    for name, plan in designs(options):
+        measure(name, plan, known, options.family, options.cache)
+    rows = list(known.values())
     fit, judge = rows[0::2], rows[1::2]
     factors = fitted(fit)
     print(f"fitted on {len(fit)} layers: " + ", ".join(f"{name} {value:.2f}" for name, value in factors.items()))
     for name, used in (("these factors", factors), ("the factors of fpga_cost", fpga_cost.FACTORS)):
         for part, which in (("fitted", fit), ("not fitted", judge)):
             found = errors(which, used)
-            luts = np.array([row["yosys"]["lut"] for row in which])
+            luts = np.array([row.yosys.lut for row in which])
             print(
                 f"{name}, {len(which)} layers {part}: mean error {100 * np.abs(found).mean():.1f} %, largest "
                 f"{100 * np.abs(found).max():.1f} %, sum {100 * ((1 + found) @ luts / luts.sum() - 1):+.1f} %"
             )
     for row, error in zip(rows, errors(rows, fpga_cost.FACTORS), strict=True):
-        print(f"  {row['layer']}: {row['yosys']['lut']:.0f} tables, {100 * error:+.1f} %")
+        print(f"  {row.layer}: {row.yosys.lut:.0f} tables, {100 * error:+.1f} %")
 
 
 if __name__ == "__main__":

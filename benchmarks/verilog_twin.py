@@ -1,19 +1,22 @@
 """A learned model beside its uniform 8-bit twin: the same network and clocks, 8 bits for every weight and activation.
 
-    python benchmarks/verilog_twin.py runs/isbi_em_s0 --fps 200 --nodes decoders.0.conv1 decoders.1.conv1
+    python benchmarks/verilog_twin.py runs/isbi_em_s0 --fps 200 --synthesize --cache synthesized --dsp-tables 55
 
-Tables and RAMs by formula, and by Yosys for the named nodes.
+Tables, RAMs and multipliers by formula, and by Yosys node by node; without multipliers, and with those that are cheaper
+than tables at the price of ``--dsp-tables``. LUT-equivalents are tables and that price for each multiplier.
 """
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import numpy as np
 
 from quantunet.backends.verilog_estimate import estimate
+from quantunet.backends.verilog_plan import Plan
 from quantunet.backends.verilog_project import plan_for
 from quantunet.backends.verilog_synthesize import synthesize
 from quantunet.formats import IntFormat
@@ -52,27 +55,49 @@ def uniform_twin(graph: IntegerGraph, bits: int = 8) -> IntegerGraph:
     return IntegerGraph(tuple(nodes), graph.metadata)
 
 
+def show(name: str, plan: Plan, synthesizes: bool, cache: Path | None) -> list[float]:
+    """Print a design; its LUT-equivalents by formula, and by Yosys if asked."""
+    formula = estimate(plan)
+    found = [sum(formula.values(), Resources())]
+    products = sum(node.folding.inputs * node.folding.filters for node in plan.weighted.values())
+    print(f"{name}: {plan.clocks_per_frame:,} clocks a frame, {products} products a clock")
+    if synthesizes:
+        by_node = {}
+        for node in [node.name for node in plan.graph.nodes[1:]]:
+            by_node |= synthesize(plan, nodes=[node], cache=cache).by_node
+        for node, cost in by_node.items():
+            print(f"  {node}: {_text(cost)}; by formula {_text(formula[node])}", flush=True)
+        found.append(sum(by_node.values(), Resources()))
+    for source, whole in zip(("formula", "Yosys"), found, strict=False):
+        print(f"  by {source}: {_text(whole)}", flush=True)
+    price = 0 if plan.dsp_tables == inf else plan.dsp_tables
+    return [whole.lut + price * whole.dsp for whole in found]
+
+
+def _text(cost: Resources) -> str:
+    return f"{cost.lut:,.0f} LUT, {cost.ff:,.0f} FF, {cost.bram18:.0f} RAM18, {cost.dsp:.0f} DSP"
+
+
 def main() -> None:
-    """Print both, and their ratio."""
+    """Print both designs and the ratios, without and with multipliers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--fps", type=float, default=200)
-    parser.add_argument("--nodes", nargs="*", default=[])
+    parser.add_argument("--dsp-tables", type=float, nargs="*", default=[])
+    parser.add_argument("--synthesize", action="store_true")
+    parser.add_argument("--cache", type=Path)
     options = parser.parse_args()
-    graph = IntegerModel.load(options.run).graph
-    luts = []
-    for name, each in (("learned", graph), ("8-bit twin", uniform_twin(graph))):
-        plan = plan_for(each, options.size, options.size, {"fps": f"{options.fps:g}"})
-        found = estimate(plan)
-        whole = sum(found.values(), Resources())
-        luts.append(whole.lut)
-        macs = sum(node.folding.inputs * node.folding.filters for node in plan.weighted.values())
-        print(f"{name}: {plan.clocks_per_frame:,} clocks a frame, {macs} products a clock, {whole}", flush=True)
-        if options.nodes:
-            for node, cost in synthesize(plan, nodes=options.nodes).by_node.items():
-                print(f"  {node}: Yosys {cost.lut} LUT, {cost.bram18} RAM18; formula {found[node]}", flush=True)
-    print(f"ratio of tables by formula: {luts[0] / luts[1]:.3f}")
+    learned = IntegerModel.load(options.run).graph
+    for price in (None, *options.dsp_tables):
+        set_options = {"fps": f"{options.fps:g}"} | ({} if price is None else {"dsp_tables": f"{price:g}"})
+        kind = "no multipliers" if price is None else f"multipliers at {price:g} tables"
+        pairs = []
+        for name, graph in (("learned", learned), ("8-bit twin", uniform_twin(learned))):
+            plan = plan_for(graph, options.size, options.size, set_options)
+            pairs.append(show(f"{name}, {kind}", plan, options.synthesize, options.cache))
+        for source, ours, twin in zip(("formula", "Yosys"), *pairs, strict=False):
+            print(f"ratio of LUT-equivalents, {kind}, by {source}: {ours:,.0f} / {twin:,.0f} = {ours / twin:.3f}")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ BLOCK_RAM_BITS = 1024
 def dot_terms(inputs: int, activation_bits: int, weight_bits: int, acc_bits: int) -> tuple[float, float, float, float]:
     """Table bits of one filter: choices between pairs of codes, adders of the tree, adders of planes, accumulator."""
     pairs, odd = inputs // 2, inputs % 2
-    choices = weight_bits * (pairs * (activation_bits + 1) + odd * activation_bits)
+    choices = weight_bits * (pairs * (activation_bits + 1) + odd)  # a code without a partner: the reset of a register
     tree, nodes, level = 0, pairs + odd, 0
     while nodes > 1:
         level += 1
@@ -130,16 +130,13 @@ def conv_terms(shape: ConvShape) -> dict[str, float]:
     filters, acc = len(shape.weight_bits), max(shape.acc_bits)
     choices = -(-filters // shape.lanes) - 1
     return {
-        "choices": sum(terms[0] for terms in each),
-        "adders": sum(sum(terms[1:]) for terms in each) + sum(trees),
-        "pairs": (shape.inputs // 2) * (shape.activation_bits + 1),
-        "weights": rom_bits(shape.depth, sum(shape.weight_bits) * shape.inputs),
+        "products": sum(sum(terms) for terms in each) + sum(trees) + (shape.inputs // 2) * (shape.activation_bits + 1),
+        "memories": rom_bits(shape.depth, sum(shape.weight_bits) * shape.inputs)
+        + rom_bits(shape.beats, shape.lanes * shape.entry_bits),
         "counters": counter_tables(*shape.counters),
         "serializer": shape.lanes * ceil(choices / 3) * acc,
         "requantize": shape.lanes * (shape.sum_bits * (1 + ceil(shape.shift_bits / 2)) + 2 * shape.out_bits),
-        "entries": rom_bits(shape.beats, shape.lanes * shape.entry_bits),
         "multiplier": 40 * shape.lanes * shape.sum_bits if shape.multiplies else 0,
-        "fixed": 1,
     }
 
 
@@ -180,16 +177,12 @@ def resize_resources(memory_words: int, bits: int, counters: tuple[int, ...]) ->
 
 
 FACTORS = {
-    "choices": 1.0,
-    "adders": 1.0,
-    "pairs": 1.0,
-    "weights": 1.0,
-    "counters": 2.0,
-    "serializer": 1.2,
-    "requantize": 0.8,
-    "entries": 1.0,
+    "products": 0.99,
+    "memories": 1.06,
+    "counters": 2.8,
+    "serializer": 2.29,
+    "requantize": 0.54,
     "multiplier": 1.0,
-    "fixed": 30.0,
 }
 """Look-up tables by unit of each term of a convolution, fitted to Yosys: `benchmarks/fpga.py`."""
 PER_COUNTER = 2.0

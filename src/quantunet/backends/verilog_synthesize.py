@@ -6,9 +6,11 @@ import json
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from math import inf
 from pathlib import Path
 
+from quantunet.atomic_file import write_atomically
 from quantunet.backends.verilog_nodes import module_name, node_module
 from quantunet.backends.verilog_plan import Plan
 from quantunet.backends.verilog_tools import find_yosys, library_files, run_tool
@@ -53,8 +55,13 @@ class Synthesis:
         return sum(self.by_node.values(), Resources())
 
 
-def synthesize(plan: Plan, family: str = "xc7", nodes: Iterable[str] | None = None) -> Synthesis:
+def synthesize(
+    plan: Plan, family: str = "xc7", nodes: Iterable[str] | None = None, cache: Path | None = None
+) -> Synthesis:
     """Every node's module on its own, and the queues of skips; of ``nodes`` alone where given.
+
+    Args:
+        cache: a folder that keeps what was counted before, by the hash of all that Yosys reads.
 
     Raises:
         ToolMissing: if there is no Yosys.
@@ -66,12 +73,14 @@ def synthesize(plan: Plan, family: str = "xc7", nodes: Iterable[str] | None = No
         folder = Path(name)
         for node in plan.graph.nodes[1:]:
             if wanted is None or node.name in wanted:
-                by_node[node.name] = _run(folder, node_module(plan, node), module_name(plan, node), family, dsp)
+                by_node[node.name] = _run(
+                    folder, node_module(plan, node), module_name(plan, node), family, dsp, cache=cache
+                )
         for (tensor, reader), depth in plan.skips.items():
             if depth and (wanted is None or tensor in wanted):
                 bits = plan.streams[tensor].bits * plan.lanes
-                top = f"chparam -set BITS {bits} -set DEPTH {depth} qn_fifo; "
-                by_node[f"{tensor} → {reader}"] = _run(folder, "", "qn_fifo", family, dsp, top)
+                before = f"chparam -set BITS {bits} -set DEPTH {depth} qn_fifo; "
+                by_node[f"{tensor} → {reader}"] = _run(folder, "", "qn_fifo", family, dsp, before, cache)
     return Synthesis(family, by_node)
 
 
@@ -81,7 +90,9 @@ def synthesize_top(plan: Plan, family: str = "xc7") -> Resources:
         return _run(Path(name), design_text(plan), TOP, family, plan.dsp_tables < inf)
 
 
-def _run(folder: Path, text: str, top: str, family: str, dsp: bool, before: str = "") -> Resources:
+def _run(
+    folder: Path, text: str, top: str, family: str, dsp: bool, before: str = "", cache: Path | None = None
+) -> Resources:
     if family not in FAMILIES:
         raise UserError(f"family {family!r} is unknown: name one of {', '.join(FAMILIES)}")
     for file, content in library_files().items():
@@ -90,6 +101,11 @@ def _run(folder: Path, text: str, top: str, family: str, dsp: bool, before: str 
     sources = " ".join([*library_files(), *(["node.v"] if text else [])])
     synth = f"{FAMILIES[family]} {(WITH_DSP if dsp else WITHOUT_DSP)[family]} -top {top}"
     script = f"read_verilog -sv {sources}; {before}{synth}; tee -o stat.json stat -json"
+    kept = None
+    if cache is not None:
+        kept = cache / f"{sha256(repr((script, library_files(), text)).encode()).hexdigest()}.json"
+        if kept.exists():
+            return resources_of(json.loads(kept.read_text(encoding="utf-8")))
     run_tool([*find_yosys(), "-q", "-p", script], folder)
     report = (folder / "stat.json").read_text(encoding="utf-8")
     modules = json.loads(report[report.index("{") :])["modules"]
@@ -97,6 +113,9 @@ def _run(folder: Path, text: str, top: str, family: str, dsp: bool, before: str 
     for found in modules.values():
         for cell, count in found["num_cells_by_type"].items():
             cells[cell] = cells.get(cell, 0) + count
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept, json.dumps(cells).encode())
     return resources_of(cells)
 
 
