@@ -9,6 +9,7 @@ from graph_examples import unet
 from random_graphs import random_codes, random_graph
 
 from quantunet.backends import c_plan
+from quantunet.backends.c_join import Joins, parts_of
 from quantunet.backends.c_plan import Tiling
 from quantunet.backends.c_rows import RowPlan, plan_rows
 from quantunet.formats import IntFormat
@@ -31,7 +32,9 @@ def read_rows(kernel: ir.Node, row: int, height: int) -> set[int]:
     return {each for each in rows if 0 <= each < height}
 
 
-def fullest_rings(graph: ir.IntegerGraph, height: int, width: int, plan: RowPlan) -> dict[str, int]:
+def fullest_rings(
+    graph: ir.IntegerGraph, height: int, width: int, plan: RowPlan, joins: Joins | None = None
+) -> dict[str, int]:
     """Run ``plan`` on row numbers: rings that hold what they should; the rows each ring really had to span, by name."""
     fused = c_plan.fused_heads(graph)
     producer = {mask: graph.node(conv) for conv, mask in fused.items()}
@@ -48,8 +51,9 @@ def fullest_rings(graph: ir.IntegerGraph, height: int, width: int, plan: RowPlan
         if isinstance(kernel, ir.ConvTranspose2d):
             assert len(rows) % 2 == first % 2 == 0, "rows in pairs"
         for row in rows:
-            for source in kernel.inputs:
-                for read in read_rows(kernel, row, shapes[source][1]):
+            for source, is_doubled in ((part.name, part.is_doubled) for part in parts_of(kernel, joins or {})):
+                factor = 2 if is_doubled else 1
+                for read in {read // factor for read in read_rows(kernel, row, factor * shapes[source][1])}:
                     ring = rings[source]
                     assert ring[read % plan.rows[source]] == read, f"row {read} of {source} is not there for {target}"
                     spans[source] = max(spans.get(source, 1), done[source] - read)
@@ -68,6 +72,18 @@ def test_every_row_that_is_read_is_in_its_ring(band_pixels: int) -> None:
         plan = plan_rows(graph, height, width, band_pixels, c_plan.fused_heads(graph))
         spans = fullest_rings(graph, height, width, plan)
         for name, span in spans.items():
+            assert span <= plan.rows[name], name
+
+
+@pytest.mark.parametrize("band_pixels", [1, 24, 100])
+def test_every_row_that_is_read_is_in_its_ring_where_tensors_are_joined(band_pixels: int) -> None:
+    tiling = Tiling(winograd=True)
+    for graph in (unet(base=2, levels=3), *(random_graph(seed) for seed in range(20))):
+        height = width = 8 * graph.size_multiple()
+        pairs, joins = c_plan.winograd_nodes(graph, tiling), c_plan.joins_of(graph, tiling)
+        plan = plan_rows(graph, height, width, band_pixels, c_plan.fused_heads(graph), pairs, joins)
+        assert not set(plan.rows) & set(joins)
+        for name, span in fullest_rings(graph, height, width, plan, joins).items():
             assert span <= plan.rows[name], name
 
 

@@ -31,8 +31,8 @@ SIZE = (16, 16)
 
 
 RECORDED_INSTRUCTIONS = {
-    "cortex-m4": 604974,
-    "cortex-m7": 615929,
+    "cortex-m4": 606927,
+    "cortex-m7": 619718,
     "cortex-m55": 1686804,
     "riscv32": 1575026,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from quantunet.backends.c_join import parts_of
 from quantunet.backends.c_layout import CModel, c_array, clamped, storage
 from quantunet.backends.c_plan import fused_heads, swar_nodes, winograd_nodes
 from quantunet.ir.graph import (
@@ -58,9 +59,8 @@ def run_function(model: CModel) -> str:
 
 def _run_nodes(model: CModel) -> list[tuple[Node, Node]]:
     """(the node whose tensor is written, the node whose kernel writes it), in order; they differ for a fused mask."""
-    fused = fused_heads(model.graph)
-    producer = {mask: model.graph.node(conv) for conv, mask in fused.items()}
-    return [(node, producer.get(node.name, node)) for node in model.graph.nodes[1:] if node.name not in fused]
+    producer = {mask: model.graph.node(conv) for conv, mask in fused_heads(model.graph).items()}
+    return [(node, producer.get(node.name, node)) for node in model.stored_nodes[1:]]
 
 
 def _node_by_node(model: CModel) -> list[str]:
@@ -125,19 +125,20 @@ def _location(model: CModel, name: str) -> str:
 
 
 def _tensors(model: CModel) -> list[str]:
-    """A descriptor of every tensor that is stored."""
-    fused, formats = fused_heads(model.graph), model.graph.formats()
-    shapes = model.graph.shapes(model.height, model.width)
+    """A descriptor of every tensor that is stored, and of those that a convolution reads side by side."""
+    formats, shapes = model.graph.formats(), model.graph.shapes(model.height, model.width)
     lines = []
-    for node in model.graph.nodes:
-        if node.name in fused:
-            continue
+    for node in model.stored_nodes:
         channels, height, width = shapes[node.name]
         kept = model.plan.by_rows.rows[node.name] if model.plan.by_rows else height
         lines.append(
             f"    const qn_tensor {model.identifier(node.name)} = {{{_location(model, node.name)}, "
             f"{storage(formats[node.name])}, {channels}, {height}, {width}, {kept}}};"
         )
+    for name in sorted(winograd_nodes(model.graph, model.tiling)):
+        parts = parts_of(model.graph.node(name), model.joins)
+        texts = ", ".join(f"{{&{model.identifier(part.name)}, {int(part.is_doubled)}}}" for part in parts)
+        lines.append(f"    const qn_part {model.identifier(name)}_parts[] = {{{texts}}};")
     return lines
 
 
@@ -150,7 +151,8 @@ def _kernel_calls(model: CModel, node: Node, target: Node, rows: str) -> list[st
             if node.name in swar_nodes(model.graph, model.tiling):
                 return [f"qn_swar_run(&{name}_node, {inputs[0]}, {out}, {rows}, &scratch);"]
             if node.name in winograd_nodes(model.graph, model.tiling):
-                return [f"qn_winograd_run(&{name}_node, {inputs[0]}, {out}, {rows}, &scratch);"]
+                parts = f"{name}_parts, {len(parts_of(node, model.joins))}"
+                return [f"qn_winograd_run(&{name}_node, {parts}, {out}, {rows}, &scratch);"]
             return [f"qn_conv2d_run(&{name}_node, {inputs[0]}, {out}, {rows}, &scratch);"]
         case MaxPool2d():
             return [f"qn_maxpool2d_run({inputs[0]}, {out}, {rows});"]

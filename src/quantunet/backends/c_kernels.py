@@ -37,7 +37,7 @@ DSP = Kernel(
     "qn_product_dsp.c",
     Tiling(pixels=4, filters=32, lanes=4, patch_bits=16, band_pixels=256, winograd=True),
     "-O2",
-    ("qn_winograd.h", "qn_winograd_dsp.c"),
+    ("qn_lanes.h", "qn_winograd.h", "qn_winograd_dsp.c", "qn_winograd_inputs.c", "qn_winograd_weights.c"),
 )
 """Cortex-M4, M7 and other Arm processors with the DSP extension: two 16-bit multiply-accumulates an instruction."""
 BANDS = Kernel("bands", "qn_product_portable.c", Tiling(filters=32, band_pixels=256), "-O2")

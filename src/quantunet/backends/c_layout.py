@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quantunet.backends.c_join import Joins
 from quantunet.backends.c_kernels import PORTABLE, Kernel
-from quantunet.backends.c_plan import Plan, Tiling, fused_heads, plan, tensor_bytes
+from quantunet.backends.c_plan import Plan, Tiling, fused_heads, joins_of, plan, tensor_bytes
 from quantunet.errors import UserError
 from quantunet.formats import IntFormat
-from quantunet.ir.graph import ArgMax, GraphError, IntegerGraph, Threshold
+from quantunet.ir.graph import ArgMax, GraphError, IntegerGraph, Node, Threshold
 
 PREFIX = "quantunet"
 LINE_COLUMNS = 116
@@ -41,6 +42,17 @@ class CModel:
         """A C identifier for the tensor ``name``, unique by its position."""
         index = next(index for index, node in enumerate(self.graph.nodes) if node.name == name)
         return f"n{index}_{sanitise(name)}"
+
+    @property
+    def joins(self) -> Joins:
+        """What is never stored, since its inputs are read in its place."""
+        return joins_of(self.graph, self.tiling)
+
+    @property
+    def stored_nodes(self) -> tuple[Node, ...]:
+        """The nodes whose tensors are stored, the image's and the mask's too, in order."""
+        left_out = {*fused_heads(self.graph), *self.joins}
+        return tuple(node for node in self.graph.nodes if node.name not in left_out)
 
 
 def lay_out(
@@ -87,13 +99,8 @@ def code_dtype(fmt: IntFormat) -> np.dtype[Any]:
 
 def stored_tensors(model: CModel) -> dict[str, int]:
     """Bytes of every tensor that the C code writes or reads, in node order, the image first, the mask last."""
-    fused, formats = fused_heads(model.graph), model.graph.formats()
-    shapes = model.graph.shapes(model.height, model.width)
-    return {
-        node.name: tensor_bytes(shapes[node.name], formats[node.name])
-        for node in model.graph.nodes
-        if node.name not in fused
-    }
+    formats, shapes = model.graph.formats(), model.graph.shapes(model.height, model.width)
+    return {node.name: tensor_bytes(shapes[node.name], formats[node.name]) for node in model.stored_nodes}
 
 
 def clamped(threshold: int) -> int:

@@ -6,8 +6,17 @@ import numpy as np
 
 from quantunet.backends import c_winograd
 from quantunet.backends.c_calls import run_function, trace_function
+from quantunet.backends.c_join import parts_of
 from quantunet.backends.c_layout import CModel, c_array, clamped
-from quantunet.backends.c_plan import Tiling, filter_block, fused_heads, needs_wide_patches, swar_nodes, winograd_nodes
+from quantunet.backends.c_plan import (
+    Tiling,
+    filter_block,
+    fused_heads,
+    joins_of,
+    needs_wide_patches,
+    swar_nodes,
+    winograd_nodes,
+)
 from quantunet.ir.bit_packing import pack_rows
 from quantunet.ir.graph import (
     Conv2d,
@@ -139,7 +148,8 @@ def _requantize_tables(name: str, stage: Requantize) -> str:
 
 def _filter_block(model: CModel, node: WeightNode) -> int:
     if node.name in winograd_nodes(model.graph, model.tiling):
-        return c_winograd.filter_block(node, model.tiling.filters)
+        parts = parts_of(node, joins_of(model.graph, model.tiling))
+        return c_winograd.Fours.of(parts, model.graph.channels()).filter_block(node, model.tiling.filters)
     return filter_block(node, node.name in fused_heads(model.graph), model.tiling)
 
 

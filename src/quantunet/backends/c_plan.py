@@ -9,6 +9,7 @@ from math import prod
 import numpy as np
 
 from quantunet.backends import c_swar, c_winograd
+from quantunet.backends.c_join import Joins, find_joins, parts_of
 from quantunet.backends.c_rows import RowPlan, plan_rows
 from quantunet.formats import IntFormat
 from quantunet.ir.graph import (
@@ -147,18 +148,25 @@ def tensor_bytes(shape: Sequence[int], fmt: IntFormat) -> int:
     return prod(shape) * fmt.storage_bit_width // 8
 
 
-def lifetimes(graph: IntegerGraph, height: int, width: int) -> tuple[Lifetime, ...]:
-    """Every tensor that is stored, image and mask included, in node order; a fused head reads at its mask's step."""
+def lifetimes(graph: IntegerGraph, height: int, width: int, joins: Joins | None = None) -> tuple[Lifetime, ...]:
+    """Every tensor that is stored, image and mask included, in node order; a fused head reads at its mask's step.
+
+    Args:
+        joins: tensors that are not stored, since what reads them reads their inputs.
+    """
     formats, shapes, fused = graph.formats(), graph.shapes(height, width), fused_heads(graph)
+    joins = joins or {}
     step = {node.name: index for index, node in enumerate(graph.nodes)}
     last = dict(step)
     for node in graph.nodes:
-        for name in node.inputs:
-            last[name] = max(last[name], step[fused.get(node.name, node.name)])
+        if node.name in joins:
+            continue
+        for part in parts_of(node, joins):
+            last[part.name] = max(last[part.name], step[fused.get(node.name, node.name)])
     return tuple(
         Lifetime(node.name, tensor_bytes(shapes[node.name], formats[node.name]), step[node.name], last[node.name])
         for node in graph.nodes
-        if node.name not in fused
+        if node.name not in fused and node.name not in joins
     )
 
 
@@ -187,7 +195,8 @@ def plan(graph: IntegerGraph, height: int, width: int, tiling: Tiling = SMALL) -
         GraphError: if the size does not fit the graph.
     """
     check_size(graph, height, width)
-    alive = lifetimes(graph, height, width)
+    joins = joins_of(graph, tiling)
+    alive = lifetimes(graph, height, width, joins)
     peak = max(
         sum(tensor.size_bytes for tensor in alive if tensor.first <= step <= tensor.last)
         for step in range(len(graph.nodes))
@@ -199,7 +208,8 @@ def plan(graph: IntegerGraph, height: int, width: int, tiling: Tiling = SMALL) -
     whole = Plan(offsets, {tensor.name: tensor.size_bytes for tensor in inside}, arena_bytes, scratch, peak)
     if tiling.band_pixels is None:
         return whole
-    rows = plan_rows(graph, height, width, tiling.band_pixels, fused_heads(graph), winograd_nodes(graph, tiling))
+    in_pairs = winograd_nodes(graph, tiling)
+    rows = plan_rows(graph, height, width, tiling.band_pixels, fused_heads(graph), in_pairs, joins)
     shapes = graph.shapes(height, width)
     rings = [
         Lifetime(tensor.name, tensor.size_bytes // shapes[tensor.name][1] * rows.rows[tensor.name], 0, len(graph.nodes))
@@ -249,6 +259,11 @@ def winograd_nodes(graph: IntegerGraph, tiling: Tiling) -> frozenset[str]:
     )
 
 
+def joins_of(graph: IntegerGraph, tiling: Tiling) -> Joins:
+    """What is never stored, since Winograd's kernel reads several tensors side by side."""
+    return find_joins(graph, winograd_nodes(graph, tiling))
+
+
 def needs_wide_patches(node: WeightNode, source: IntFormat) -> bool:
     """Whether the product runs on 32-bit codes: the input is wider than a byte, or its byte sums could overflow."""
     magnitudes = np.abs(node.weight.astype(np.int64))
@@ -259,12 +274,14 @@ def needs_wide_patches(node: WeightNode, source: IntFormat) -> bool:
 def scratch_of(graph: IntegerGraph, tiling: Tiling) -> Scratch:
     """The scratch arrays that the convolutions of ``graph`` need."""
     formats, fused = graph.formats(), fused_heads(graph)
-    by_winograd, by_swar = winograd_nodes(graph, tiling), swar_nodes(graph, tiling)
+    by_winograd, by_swar, joins = winograd_nodes(graph, tiling), swar_nodes(graph, tiling), joins_of(graph, tiling)
+    channels = graph.channels()
     needs = [Scratch(patch_bits=tiling.patch_bits)]
     for node in graph.weight_nodes():
         if node.name in by_winograd:
-            filters = c_winograd.filter_elements(node, tiling.filters)
-            needs.append(Scratch(filters, c_winograd.patch_elements(node), acc=1, corrections=1))
+            fours = c_winograd.Fours.of(parts_of(node, joins), channels)
+            filters = fours.filter_elements(node, tiling.filters)
+            needs.append(Scratch(filters, fours.patch_elements, acc=1, corrections=1))
             continue
         if node.name in by_swar:  # whose tiling has elements of a byte
             filters = filter_block(node, False, tiling)

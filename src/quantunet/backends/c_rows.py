@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
+from quantunet.backends.c_join import Joins, Part, parts_of
 from quantunet.ir.graph import (
     Conv2d,
     ConvTranspose2d,
@@ -43,6 +44,7 @@ def plan_rows(
     band_pixels: int,
     fused: Mapping[str, str] | None = None,
     in_pairs: Container[str] = (),
+    joins: Joins | None = None,
 ) -> RowPlan:
     """The schedule that computes every row as late as it can be, for an image of ``height`` x ``width`` pixels.
 
@@ -51,8 +53,9 @@ def plan_rows(
             weights less often and keep more rows.
         fused: convolutions that are run as part of the node they are mapped to, and store nothing.
         in_pairs: nodes that compute two rows at a time, where there are two.
+        joins: nodes that are not run at all, since what reads them reads their inputs.
     """
-    run = _Run(graph, height, width, band_pixels, dict(fused or {}), in_pairs)
+    run = _Run(graph, height, width, band_pixels, dict(fused or {}), in_pairs, joins or {})
     for index in reversed(run.readers):  # the mask, then what the mask has no use for, if there is such
         run.compute(index, run.heights[graph.nodes[index].name])
     return RowPlan(tuple(run.schedule), run.bands, run.rows)
@@ -69,6 +72,7 @@ class _Run:
         band_pixels: int,
         fused: dict[str, str],
         in_pairs: Container[str],
+        joins: Joins,
     ) -> None:
         shapes = graph.shapes(height, width)
         self.heights = {name: shape[1] for name, shape in shapes.items()}
@@ -77,12 +81,15 @@ class _Run:
         self.kernel = [runs_as.get(node.name, node) for node in graph.nodes]
         """What computes a tensor: of a fused mask, its convolution."""
         position = {node.name: index for index, node in enumerate(graph.nodes)}
-        stored = [index for index, node in enumerate(graph.nodes) if node.name not in fused]
-        self.sources = [[position[name] for name in kernel.inputs] for kernel in self.kernel]
-        self.readers: dict[int, list[int]] = {index: [] for index in stored}
+        stored = [index for index, node in enumerate(graph.nodes) if node.name not in fused and node.name not in joins]
+        self.sources = [
+            [(position[part.name], part) for part in parts_of(kernel, joins)] if index in stored else []
+            for index, kernel in enumerate(self.kernel)
+        ]
+        self.readers: dict[int, list[tuple[int, Part]]] = {index: [] for index in stored}
         for index in stored:
-            for source in self.sources[index]:
-                self.readers[source].append(index)
+            for source, part in self.sources[index]:
+                self.readers[source].append((index, part))
         self.bands = {
             node.name: self._band(kernel, shapes[node.name][1:], band_pixels, node.name in in_pairs)
             for node, kernel in zip(graph.nodes, self.kernel, strict=True)
@@ -106,8 +113,8 @@ class _Run:
         name = self.nodes[index].name
         while self.done[index] < rows:
             after = min(self.done[index] + self.bands[name], self.heights[name])
-            for source in self.sources[index]:
-                needed = rows_before(self.kernel[index], after)
+            for source, part in self.sources[index]:
+                needed = rows_before(self.kernel[index], after, part)
                 self.compute(source, min(needed, self.heights[self.nodes[source].name]))
             self.schedule.append(index)
             self._hold(index, after)
@@ -119,19 +126,20 @@ class _Run:
         if name == self.nodes[-1].name:
             return
         oldest = [
-            first_row_read(self.kernel[reader], self.done[reader])
-            for reader in self.readers[index]
+            first_row_read(self.kernel[reader], self.done[reader], part)
+            for reader, part in self.readers[index]
             if self.done[reader] < self.heights[self.nodes[reader].name]
         ]
         needed = after - min([max(0, row) for row in oldest], default=self.done[index])
         self.rows[name] = min(self.heights[name], max(self.rows.get(name, 0), needed))
 
 
-def first_row_read(kernel: Node, row: int) -> int:
-    """The first row of its inputs that ``kernel`` reads for row ``row`` and those after it; below 0 is padding."""
+def first_row_read(kernel: Node, row: int, part: Part) -> int:
+    """The first row of ``part`` that ``kernel`` reads for row ``row`` and those after it; below 0 is padding."""
     match kernel:
         case Conv2d():
-            return row * kernel.stride - kernel.padding
+            first = row * kernel.stride - kernel.padding
+            return first // 2 if part.is_doubled else first
         case MaxPool2d():
             return 2 * row
         case UpsampleNearest2d() | ConvTranspose2d():
@@ -142,12 +150,13 @@ def first_row_read(kernel: Node, row: int) -> int:
             return row
 
 
-def rows_before(kernel: Node, after: int) -> int:
-    """How many rows of its inputs, from the first, ``kernel`` needs for its rows before ``after``; may exceed them."""
+def rows_before(kernel: Node, after: int, part: Part) -> int:
+    """How many rows of ``part``, from the first, ``kernel`` needs for its rows before ``after``; may exceed them."""
     last = after - 1
     match kernel:
         case Conv2d():
-            return last * kernel.stride - kernel.padding + kernel.weight.shape[2]
+            rows = last * kernel.stride - kernel.padding + kernel.weight.shape[2]
+            return (rows + 1) // 2 if part.is_doubled else rows
         case MaxPool2d():
             return 2 * after
         case UpsampleNearest2d() | ConvTranspose2d():

@@ -5,13 +5,20 @@ The kernel is ``c_runtime/qn_winograd_*.c``. Its results are those of the direct
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
 import numpy as np
 
+from quantunet.backends.c_join import Part
 from quantunet.formats import IntFormat
 from quantunet.ir.graph import Conv2d, Node, WeightNode
 
 POSITIONS = 16
+DOUBLED_POSITIONS = 9
+"""Of an input whose pixels are repeated 2x2: the others are zero."""
 TILE_INPUTS = 4 * 6
+DOUBLED_INPUTS = 3 * 4
 """Inputs of two tiles side by side."""
 FILTER_BYTES = 32 * 1024
 """Transformed weights of a block of filters take so much at the most, or those of four filters."""
@@ -36,24 +43,45 @@ def _largest_sum(node: Conv2d) -> int:
     return int(sums.max())
 
 
-def filter_block(node: WeightNode, at_most: int) -> int:
-    """Filters whose transformed weights lie in scratch together."""
-    filters = FILTER_BYTES // (2 * POSITIONS * _channels(node)) // 4 * 4
-    return min(node.weight.shape[0], max(4, min(filters, at_most)))
+@dataclass(frozen=True)
+class Fours:
+    """Input channels in fours, as the kernel has them: every tensor's are rounded up.
 
+    Args:
+        plain, doubled: of tensors read as they are, and of those whose pixels are repeated 2x2.
+        gathered: bytes of the inputs of two tiles, of the largest tensor.
+    """
 
-def filter_elements(node: WeightNode, at_most: int) -> int:
-    """16-bit numbers of the transformed weights of a block; filters come in pairs."""
-    return POSITIONS * _channels(node) * _rounded(filter_block(node, at_most), 2)
+    plain: int
+    doubled: int
+    gathered: int
 
+    @classmethod
+    def of(cls, parts: Iterable[Part], channels: Mapping[str, int]) -> Fours:
+        """Those of a convolution that reads ``parts``; ``channels`` by name of the tensor."""
+        counts = [(-(-channels[part.name] // 4), part.is_doubled) for part in parts]
+        gathered = max(4 * count * (DOUBLED_INPUTS if is_doubled else TILE_INPUTS) for count, is_doubled in counts)
+        plain = sum(count for count, is_doubled in counts if not is_doubled)
+        return cls(plain, sum(count for count, _ in counts) - plain, gathered)
 
-def patch_elements(node: WeightNode) -> int:
-    """16-bit numbers of the transformed inputs of two tiles, and their inputs as bytes."""
-    return _channels(node) * (2 * POSITIONS + TILE_INPUTS // 2)
+    @property
+    def _elements(self) -> int:
+        """16-bit numbers of one filter, transformed, or of one tile."""
+        return 4 * (POSITIONS * self.plain + DOUBLED_POSITIONS * self.doubled)
 
+    def filter_block(self, node: WeightNode, at_most: int) -> int:
+        """Filters whose transformed weights lie in scratch together."""
+        filters = FILTER_BYTES // (2 * self._elements) // 4 * 4
+        return min(node.weight.shape[0], max(4, min(filters, at_most)))
 
-def _channels(node: WeightNode) -> int:
-    return _rounded(node.weight.shape[1], 4)
+    def filter_elements(self, node: WeightNode, at_most: int) -> int:
+        """16-bit numbers of the transformed weights of a block; filters come in pairs."""
+        return self._elements * _rounded(self.filter_block(node, at_most), 2)
+
+    @property
+    def patch_elements(self) -> int:
+        """16-bit numbers of the transformed inputs of two tiles, and their inputs as bytes."""
+        return 2 * self._elements + self.gathered // 2
 
 
 def _rounded(value: int, multiple: int) -> int:

@@ -1,14 +1,14 @@
 /* Arm's DSP extension (Cortex-M4, M7, M33): SMLAD multiplies two pairs of 16-bit numbers and adds both products. */
-#include <arm_acle.h>
 #include <string.h>
 
+#include "qn_lanes.h"
 #include "qn_product.h"
 
 typedef char qn_lanes_come_in_fours[QN_LANES % 4 == 0 && QN_PATCH_BITS == 16 ? 1 : -1];
 
-static inline int16x2_t pair(const int16_t *codes)
+static inline qn_word pair(const int16_t *codes)
 {
-    int16x2_t both;
+    qn_word both;
 
     memcpy(&both, codes, sizeof both);
     return both;
@@ -27,16 +27,16 @@ void qn_product_run(const qn_patch_code *patches, const qn_filter_code *filters,
             const qn_patch_code *x0 = begin, *x1 = end;
             int32_t a0 = 0, a1 = 0, b0 = 0, b1 = 0;
             while (x0 < end) {
-                int16x2_t v0 = pair(x0), v1 = pair(x1), u0 = pair(w0), u1 = pair(w1);
-                a0 = __smlad(v0, u0, a0);
-                a1 = __smlad(v0, u1, a1);
-                b0 = __smlad(v1, u0, b0);
-                b1 = __smlad(v1, u1, b1);
+                qn_word v0 = pair(x0), v1 = pair(x1), u0 = pair(w0), u1 = pair(w1);
+                a0 = qn_lanes_multiply_add(v0, u0, a0);
+                a1 = qn_lanes_multiply_add(v0, u1, a1);
+                b0 = qn_lanes_multiply_add(v1, u0, b0);
+                b1 = qn_lanes_multiply_add(v1, u1, b1);
                 v0 = pair(x0 + 2), v1 = pair(x1 + 2), u0 = pair(w0 + 2), u1 = pair(w1 + 2);
-                a0 = __smlad(v0, u0, a0);
-                a1 = __smlad(v0, u1, a1);
-                b0 = __smlad(v1, u0, b0);
-                b1 = __smlad(v1, u1, b1);
+                a0 = qn_lanes_multiply_add(v0, u0, a0);
+                a1 = qn_lanes_multiply_add(v0, u1, a1);
+                b0 = qn_lanes_multiply_add(v1, u0, b0);
+                b1 = qn_lanes_multiply_add(v1, u1, b1);
                 x0 += 4, x1 += 4, w0 += 4, w1 += 4;
             }
             out[0] = a0, out[1] = a1;
