@@ -10,9 +10,10 @@ from graph_examples import every_node, random_requantize, unet
 
 from quantunet.backends import c_plan
 from quantunet.backends.c_build import has_compiler
-from quantunet.backends.c_join import Part, find_joins, parts_of
+from quantunet.backends.c_join import Joins, Part, find_joins, parts_of
 from quantunet.backends.c_kernels import KERNELS
 from quantunet.backends.c_mcu_verify import verify_mcu
+from quantunet.backends.c_plan import Tiling
 from quantunet.backends.c_qemu import has_tools
 from quantunet.backends.c_targets import C_TARGETS
 from quantunet.backends.c_verify import verify_c
@@ -21,6 +22,10 @@ from quantunet.ir import graph as ir
 from quantunet.ir.graph import IntegerGraph
 
 DSP = KERNELS["dsp"]
+
+
+def joins_of(graph: IntegerGraph, tiling: Tiling) -> Joins:
+    return find_joins(graph, c_plan.winograd_nodes(graph, tiling))
 
 
 def joined_convolution(seed: int) -> IntegerGraph:
@@ -69,15 +74,15 @@ def cases(count: int) -> list[tuple[IntegerGraph, list[np.ndarray]]]:
 
 def test_a_unet_stores_neither_concatenations_nor_up_sampled_copies() -> None:
     graph = unet(base=2, levels=2)
-    joins = c_plan.joins_of(graph, DSP.tiling)
+    joins = joins_of(graph, DSP.tiling)
     assert set(joins) == {"up.0", "joined.0", "up.1", "joined.1"}
     assert parts_of(graph.node("decoder.1.a"), joins) == (Part("bottom.b", True), Part("encoder.1.b"))
     assert parts_of(graph.node("decoder.1.b"), joins) == (Part("decoder.1.a"),)
-    assert c_plan.joins_of(graph, replace(DSP.tiling, winograd=False)) == {}
+    assert joins_of(graph, replace(DSP.tiling, winograd=False)) == {}
 
 
 def test_what_other_nodes_read_is_stored() -> None:
-    assert c_plan.joins_of(every_node(), DSP.tiling) == {}, "a 1x1 reads the concatenation"
+    assert joins_of(every_node(), DSP.tiling) == {}, "a 1x1 reads the concatenation"
     graph = unet(base=2, levels=1)
     readers = {"decoder.0.a"}
     assert set(find_joins(graph, readers)) == {"up.0", "joined.0"}
@@ -100,7 +105,7 @@ def test_every_code_equals_the_interpreter(name: str) -> None:
     if not has_tools(target):
         pytest.skip(f"no compiler or QEMU: apt-get install {target.packages}")
     found = cases(48)
-    joined = [graph for graph, _ in found if c_plan.joins_of(graph, DSP.tiling)]
+    joined = [graph for graph, _ in found if joins_of(graph, DSP.tiling)]
     assert len(joined) >= 32
     proof = verify_mcu(found, target)
     assert (proof.images, proof.differing) == (48, 0), proof.first_difference
@@ -108,7 +113,7 @@ def test_every_code_equals_the_interpreter(name: str) -> None:
 
 @pytest.mark.skipif(not has_compiler(), reason="no C compiler")
 def test_the_same_runs_clean_under_sanitizers_on_the_host() -> None:
-    joined = [case for case in cases(24) if c_plan.joins_of(case[0], DSP.tiling)]
+    joined = [case for case in cases(24) if joins_of(case[0], DSP.tiling)]
     for graph, images in joined[::6]:
         assert verify_c(graph, images, kernel=DSP).differing == 0
     assert len(joined) >= 16

@@ -9,7 +9,7 @@ from graph_examples import unet
 from random_graphs import random_codes, random_graph
 
 from quantunet.backends import c_plan
-from quantunet.backends.c_join import Joins, parts_of
+from quantunet.backends.c_join import Joins, find_joins, parts_of
 from quantunet.backends.c_plan import Tiling
 from quantunet.backends.c_rows import RowPlan, plan_rows
 from quantunet.formats import IntFormat
@@ -80,7 +80,8 @@ def test_every_row_that_is_read_is_in_its_ring_where_tensors_are_joined(band_pix
     tiling = Tiling(winograd=True)
     for graph in (unet(base=2, levels=3), *(random_graph(seed) for seed in range(20))):
         height = width = 8 * graph.size_multiple()
-        pairs, joins = c_plan.winograd_nodes(graph, tiling), c_plan.joins_of(graph, tiling)
+        pairs = c_plan.winograd_nodes(graph, tiling)
+        joins = find_joins(graph, pairs)
         plan = plan_rows(graph, height, width, band_pixels, c_plan.fused_heads(graph), pairs, joins)
         assert not set(plan.rows) & set(joins)
         for name, span in fullest_rings(graph, height, width, plan, joins).items():

@@ -31,10 +31,10 @@ SIZE = (16, 16)
 
 
 RECORDED_INSTRUCTIONS = {
-    "cortex-m4": 606927,
-    "cortex-m7": 619718,
-    "cortex-m55": 1686804,
-    "riscv32": 1575026,
+    "cortex-m4": 608034,
+    "cortex-m7": 631395,
+    "cortex-m55": 1687808,
+    "riscv32": 1576829,
 }
 """Of one image by `layer_of_16`, whole inference: a change that costs instructions, or saves some, shows here."""
 RECORDED_COMPILER = "12.2"

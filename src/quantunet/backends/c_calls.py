@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quantunet.backends.c_join import parts_of
 from quantunet.backends.c_layout import CModel, c_array, clamped, storage
-from quantunet.backends.c_plan import fused_heads, swar_nodes, winograd_nodes
+from quantunet.backends.c_plan import fused_heads, swar_nodes
 from quantunet.ir.graph import (
     ArgMax,
     Concat,
@@ -29,7 +29,7 @@ void QN_TRACE(int32_t index, size_t offset, const uint8_t *codes, size_t size_by
 
 static void show(int32_t index, const qn_tensor *x, qn_rows rows)
 {
-    const size_t row_bytes = (size_t)x->width * (size_t)x->channels * qn_storage_bytes(x->storage);
+    const size_t row_bytes = (size_t)x->width * qn_pixel_bytes(x);
 
     for (int32_t row = rows.first; row < rows.first + rows.count; row++) {
         QN_TRACE(index, (size_t)row * row_bytes, qn_tensor_row(x, row), row_bytes);
@@ -133,10 +133,10 @@ def _tensors(model: CModel) -> list[str]:
         kept = model.plan.by_rows.rows[node.name] if model.plan.by_rows else height
         lines.append(
             f"    const qn_tensor {model.identifier(node.name)} = {{{_location(model, node.name)}, "
-            f"{storage(formats[node.name])}, {channels}, {height}, {width}, {kept}}};"
+            f"{storage(formats[node.name], node.name in model.plan.packed)}, {channels}, {height}, {width}, {kept}}};"
         )
-    for name in sorted(winograd_nodes(model.graph, model.tiling)):
-        parts = parts_of(model.graph.node(name), model.joins)
+    for name in sorted(model.plan.by_winograd):
+        parts = parts_of(model.graph.node(name), model.plan.joins)
         texts = ", ".join(f"{{&{model.identifier(part.name)}, {int(part.is_doubled)}}}" for part in parts)
         lines.append(f"    const qn_part {model.identifier(name)}_parts[] = {{{texts}}};")
     return lines
@@ -150,8 +150,8 @@ def _kernel_calls(model: CModel, node: Node, target: Node, rows: str) -> list[st
         case Conv2d() | ConvTranspose2d():
             if node.name in swar_nodes(model.graph, model.tiling):
                 return [f"qn_swar_run(&{name}_node, {inputs[0]}, {out}, {rows}, &scratch);"]
-            if node.name in winograd_nodes(model.graph, model.tiling):
-                parts = f"{name}_parts, {len(parts_of(node, model.joins))}"
+            if node.name in model.plan.by_winograd:
+                parts = f"{name}_parts, {len(parts_of(node, model.plan.joins))}"
                 return [f"qn_winograd_run(&{name}_node, {parts}, {out}, {rows}, &scratch);"]
             return [f"qn_conv2d_run(&{name}_node, {inputs[0]}, {out}, {rows}, &scratch);"]
         case MaxPool2d():

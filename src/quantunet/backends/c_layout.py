@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantunet.backends.c_join import Joins
 from quantunet.backends.c_kernels import PORTABLE, Kernel
-from quantunet.backends.c_plan import Plan, Tiling, fused_heads, joins_of, plan, tensor_bytes
+from quantunet.backends.c_pack import packed_bits, tensor_bytes, unpack
+from quantunet.backends.c_plan import Plan, Tiling, fused_heads, plan
 from quantunet.errors import UserError
 from quantunet.formats import IntFormat
 from quantunet.ir.graph import ArgMax, GraphError, IntegerGraph, Node, Threshold
@@ -43,15 +44,20 @@ class CModel:
         index = next(index for index, node in enumerate(self.graph.nodes) if node.name == name)
         return f"n{index}_{sanitise(name)}"
 
-    @property
-    def joins(self) -> Joins:
-        """What is never stored, since its inputs are read in its place."""
-        return joins_of(self.graph, self.tiling)
+    @cached_property
+    def runs_as(self) -> Mapping[str, Node]:
+        """By name of a mask, the convolution that is run as part of it."""
+        return {mask: self.graph.node(conv) for conv, mask in fused_heads(self.graph).items()}
 
-    @property
+    @cached_property
+    def shapes(self) -> Mapping[str, tuple[int, int, int]]:
+        """(c, h, w) of every tensor."""
+        return self.graph.shapes(self.height, self.width)
+
+    @cached_property
     def stored_nodes(self) -> tuple[Node, ...]:
         """The nodes whose tensors are stored, the image's and the mask's too, in order."""
-        left_out = {*fused_heads(self.graph), *self.joins}
+        left_out = {*fused_heads(self.graph), *self.plan.joins}
         return tuple(node for node in self.graph.nodes if node.name not in left_out)
 
 
@@ -86,8 +92,10 @@ def sanitise(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "_", name)[:40].strip("_")
 
 
-def storage(fmt: IntFormat) -> str:
+def storage(fmt: IntFormat, is_packed: bool = False) -> str:
     """The runtime's name of the machine integer; unsigned codes of 17 to 31 bits are the same bits as signed ones."""
+    if is_packed:
+        return f"QN_U{packed_bits(fmt)}"
     bits = fmt.storage_bit_width
     return f"QN_{'S' if fmt.signed or bits == 32 else 'U'}{bits}"
 
@@ -100,7 +108,21 @@ def code_dtype(fmt: IntFormat) -> np.dtype[Any]:
 def stored_tensors(model: CModel) -> dict[str, int]:
     """Bytes of every tensor that the C code writes or reads, in node order, the image first, the mask last."""
     formats, shapes = model.graph.formats(), model.graph.shapes(model.height, model.width)
-    return {node.name: tensor_bytes(shapes[node.name], formats[node.name]) for node in model.stored_nodes}
+    return {
+        node.name: tensor_bytes(shapes[node.name], formats[node.name], node.name in model.plan.packed)
+        for node in model.stored_nodes
+    }
+
+
+def read_tensor(model: CModel, name: str, content: bytes) -> NDArray[np.integer]:
+    """The codes (c, h, w) of a tensor as it lies in memory."""
+    shape, fmt = model.graph.shapes(model.height, model.width)[name], model.graph.formats()[name]
+    channels, height, width = shape
+    if name in model.plan.packed:
+        codes = unpack(np.frombuffer(content, np.uint8), shape, fmt)
+    else:
+        codes = np.frombuffer(content, code_dtype(fmt)).reshape(height, width, channels)
+    return codes.transpose(2, 0, 1)
 
 
 def clamped(threshold: int) -> int:

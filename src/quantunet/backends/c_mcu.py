@@ -22,9 +22,11 @@ from quantunet.backends.c_board import (
     recorded_source,
 )
 from quantunet.backends.c_build import runtime_files
+from quantunet.backends.c_instructions import instructions
 from quantunet.backends.c_layout import CModel, check_recorded, lay_out
 from quantunet.backends.c_model import model_header, model_source, tiling_header
-from quantunet.backends.c_plan import SMALL, Tiling, tensor_bytes
+from quantunet.backends.c_pack import tensor_bytes
+from quantunet.backends.c_plan import SMALL, Tiling
 from quantunet.backends.c_qemu import build_firmware, has_tools, section_bytes
 from quantunet.backends.c_targets import CTarget
 from quantunet.backends.project_folder import write_project
@@ -66,30 +68,64 @@ class Fit:
 
 BANDS_PIXELS = (None, 4096, 1024, 512, 256, 128, 64, 32, 1)
 """From the fastest to the smallest: see ``Tiling``."""
+WINOGRAD_BYTES = tuple(kib * 1024 for kib in (128, 64, 32, 16, 8))
 
 
 def lay_out_for(graph: IntegerGraph, height: int, width: int, budget: Budget) -> CModel:
-    """The model as the target of ``budget`` runs it: the fastest that fits its RAM, else the smallest of all.
+    """The model as the target of ``budget`` runs it: the fastest that fits its RAM, else the smallest of all."""
+    models = plans(graph, height, width, budget.target)
+    fitting = [model for model in models if ram_bytes(model) <= budget.ram_bytes]
+    return fitting[0] if fitting else min(models, key=ram_bytes)
 
-    Larger bands expand packed weights less often and keep more rows; Winograd computes rows in pairs and has scratch
-    of its own, so it is given up next, and last a large block of expanded filters.
+
+def plans(graph: IntegerGraph, height: int, width: int, target: CTarget) -> list[CModel]:
+    """The plans worth having, the fastest first: each takes less RAM than those before it.
+
+    Larger bands expand packed weights less often and keep more rows; larger blocks of transformed weights transform the
+    inputs less often; packed tensors take more instructions; Winograd has scratch of its own. With Winograd a formula
+    tells which is faster (``c_instructions``), without it the order of ``_tilings``.
     """
-    tried: list[CModel] = []
-    for tiling in _tilings(budget.target):
-        model = lay_out(graph, height, width, tiling, kernel=budget.target.kernel)
-        if ram_bytes(model) <= budget.ram_bytes:
-            return model
-        tried.append(model)
-    return min(tried, key=ram_bytes)
+    models = [lay_out(graph, height, width, tiling, kernel=target.kernel) for tiling in _tilings(target)]
+    if target.kernel.tiling.winograd:
+        models.sort(key=lambda model: (instructions(model), ram_bytes(model)))
+    kept: list[CModel] = []
+    for model in models:
+        if not kept or ram_bytes(model) < ram_bytes(kept[-1]):
+            kept.append(model)
+    return kept
+
+
+def trade_off(graph: IntegerGraph, height: int, width: int, target: CTarget) -> str:
+    """A table of the plans: RAM against instructions; the latter by formula, so for targets with Winograd alone."""
+    lines = ["| RAM, bytes | million instructions, by formula | rows at a time | KiB of weights | packed tensors |"]
+    lines.append("|---|---|---|---|---|")
+    for model in plans(graph, height, width, target):
+        tiling, plan = model.tiling, model.plan
+        millions = f"{instructions(model) / 1e6:.1f}" if target.kernel.tiling.winograd else "-"
+        rows = f"of {tiling.band_pixels} pixels" if plan.by_rows else "all"
+        kib = str(tiling.winograd_bytes // 1024) if plan.by_winograd else "-"
+        lines.append(f"| {ram_bytes(model):,} | {millions} | {rows} | {kib} | {len(plan.packed) or '-'} |")
+    return "\n".join(lines) + "\n"
 
 
 def _tilings(target: CTarget) -> list[Tiling]:
-    """The fastest first."""
+    """All that are tried; without Winograd the fastest first."""
     tiling = target.kernel.tiling
-    choices = [replace(tiling, band_pixels=band) for band in BANDS_PIXELS]
-    if tiling.winograd:
-        choices.append(replace(tiling, band_pixels=1, winograd=False))
-    return [*choices, replace(choices[-1], filters=min(tiling.filters, SMALL.filters))]
+    if not tiling.winograd:
+        choices = [replace(tiling, band_pixels=band) for band in BANDS_PIXELS]
+        return [*choices, replace(choices[-1], filters=min(tiling.filters, SMALL.filters))]
+    return [
+        *(
+            replace(tiling, band_pixels=band, winograd_bytes=size_bytes, packed=packed)
+            for band in BANDS_PIXELS
+            for size_bytes in WINOGRAD_BYTES
+            for packed in (False, True)
+        ),
+        *(
+            replace(tiling, band_pixels=1, winograd=False, filters=filters)
+            for filters in (tiling.filters, min(tiling.filters, SMALL.filters))
+        ),
+    ]
 
 
 def export_mcu(
@@ -165,8 +201,8 @@ def _advice(model: CModel, draft: Fit) -> str:
 
 def _largest_that_fits(model: CModel, budget: Budget) -> tuple[int, int] | None:
     """The largest image of about the same proportions whose RAM fits."""
-    multiple, smallest = model.graph.size_multiple(), _tilings(budget.target)[-1]
-    steps = model.width // multiple
+    multiple, steps = model.graph.size_multiple(), model.width // model.graph.size_multiple()
+    smallest = plans(model.graph, model.height, model.width, budget.target)[-1].tiling
     for step in range(steps - 1, 0, -1):
         height = max(1, round(model.height * step / steps / multiple)) * multiple
         try:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from quantunet.backends.c_board import Budget, board_files, linker_script, makefile
 from quantunet.backends.c_build import runtime_files
-from quantunet.backends.c_layout import CModel, code_dtype, lay_out, stored_tensors
+from quantunet.backends.c_layout import CModel, code_dtype, lay_out, read_tensor, stored_tensors
 from quantunet.backends.c_model import model_header, model_source, tiling_header
+from quantunet.backends.c_plan import Tiling
 from quantunet.backends.c_qemu import FirmwareError, build_firmware, require_tools, run_firmware
 from quantunet.backends.c_targets import CTarget
 from quantunet.backends.c_verify import Proof
@@ -25,7 +26,9 @@ HEAD_WORDS = 3
 """Before each row in trace.bin: its node, where it lies in the tensor, and its bytes."""
 
 
-def verify_mcu(graphs: Iterable[tuple[IntegerGraph, Sequence[Codes]]], target: CTarget) -> Proof:
+def verify_mcu(
+    graphs: Iterable[tuple[IntegerGraph, Sequence[Codes]]], target: CTarget, tiling: Tiling | None = None
+) -> Proof:
     """Run every graph's input codes (c, h, w), all of one size, in one firmware, and compare every stored tensor.
 
     Raises:
@@ -34,7 +37,7 @@ def verify_mcu(graphs: Iterable[tuple[IntegerGraph, Sequence[Codes]]], target: C
     """
     require_tools(target)
     cases = [
-        (lay_out(graph, *images[0].shape[1:], prefix=f"m{index}", kernel=target.kernel), images)
+        (lay_out(graph, *images[0].shape[1:], tiling=tiling, prefix=f"m{index}", kernel=target.kernel), images)
         for index, (graph, images) in enumerate(graphs)
     ]
     _check_memory([model for model, _ in cases], target)
@@ -139,7 +142,6 @@ def _image_bytes(model: CModel, image: Codes) -> bytes:
 
 def _read_image(model: CModel, trace: bytes, offset: int) -> tuple[int, dict[str, Codes]]:
     """The tensors (c, h, w) of one run, the image itself left out, and where the next run begins."""
-    formats, shapes = model.graph.formats(), model.graph.shapes(model.height, model.width)
     sizes = stored_tensors(model)
     parts = {name: bytearray(size_bytes) for name, size_bytes in sizes.items()}
     left = dict(sizes)
@@ -153,10 +155,6 @@ def _read_image(model: CModel, trace: bytes, offset: int) -> tuple[int, dict[str
         parts[name][start : start + size_bytes] = trace[offset : offset + size_bytes]
         left[name] -= size_bytes
         offset += size_bytes
-    tensors: dict[str, Codes] = {}
-    for name, content in parts.items():
-        channels, height, width = shapes[name]
-        values = np.frombuffer(content, code_dtype(formats[name])).reshape(height, width, channels)
-        tensors[name] = values.transpose(2, 0, 1)
+    tensors = {name: read_tensor(model, name, bytes(content)) for name, content in parts.items()}
     del tensors[model.graph.input.name]
     return offset, tensors

@@ -12,10 +12,8 @@ from quantunet.backends.c_plan import (
     Tiling,
     filter_block,
     fused_heads,
-    joins_of,
     needs_wide_patches,
     swar_nodes,
-    winograd_nodes,
 )
 from quantunet.ir.bit_packing import pack_rows
 from quantunet.ir.graph import (
@@ -79,7 +77,7 @@ def model_source(model: CModel, header: str = "model.h") -> str:
             "/* Written by quantunet. */",
             f'#include "{header}"\n\n#include <stddef.h>\n\n#include "qn_runtime.h"\n',
             '#include "qn_swar.h"\n' if swar_nodes(model.graph, model.tiling) else "",
-            '#include "qn_winograd.h"\n' if winograd_nodes(model.graph, model.tiling) else "",
+            '#include "qn_winograd.h"\n' if model.plan.by_winograd else "",
             trace_function(),
             _memory(model),
             *filter(None, tables),
@@ -147,9 +145,9 @@ def _requantize_tables(name: str, stage: Requantize) -> str:
 
 
 def _filter_block(model: CModel, node: WeightNode) -> int:
-    if node.name in winograd_nodes(model.graph, model.tiling):
-        parts = parts_of(node, joins_of(model.graph, model.tiling))
-        return c_winograd.Fours.of(parts, model.graph.channels()).filter_block(node, model.tiling.filters)
+    if node.name in model.plan.by_winograd:
+        parts = parts_of(node, model.plan.joins)
+        return c_winograd.Fours.of(parts, model.graph.channels()).filter_block(node, model.tiling.winograd_bytes)
     return filter_block(node, node.name in fused_heads(model.graph), model.tiling)
 
 

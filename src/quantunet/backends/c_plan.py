@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from quantunet.backends import c_swar, c_winograd
 from quantunet.backends.c_join import Joins, find_joins, parts_of
+from quantunet.backends.c_pack import find_packed, tensor_bytes
 from quantunet.backends.c_rows import RowPlan, plan_rows
 from quantunet.formats import IntFormat
 from quantunet.ir.graph import (
@@ -41,7 +41,9 @@ class Tiling:
         band_pixels: pixels that a node computes before the next one runs, in whole rows, at least one; None: all.
             A model by rows keeps only the rows that are still to be read, and expands packed weights once a band.
         winograd: 3x3 convolutions run by qn_winograd.h, which belongs to the kernel too.
+        winograd_bytes: transformed weights of a block of filters take so much at the most, or those of four filters.
         swar: convolutions of few bits run by qn_swar.h, likewise.
+        packed: tensors of up to 6 bits between convolutions by Winograd are stored in 2, 4 or 6 bits a code.
 
     Raises:
         ValueError: if a number is not as said.
@@ -53,7 +55,9 @@ class Tiling:
     patch_bits: int = 8
     band_pixels: int | None = None
     winograd: bool = False
+    winograd_bytes: int = 32 * 1024
     swar: bool = False
+    packed: bool = False
 
     def __post_init__(self) -> None:
         if self.pixels < 4 or self.pixels % 2 or self.filters < 4 or self.filters % 4 or self.lanes < 1:
@@ -112,6 +116,9 @@ class Plan:
     Args:
         tensor_bytes: of what lies there, by name: whole tensors, or rings of their rows.
         peak_activation_bytes: of whole tensors alive at one step, image and mask included.
+        by_winograd: convolutions that run by Winograd.
+        joins: tensors that are never stored, since Winograd's kernel reads several side by side.
+        packed: tensors of less than a byte a code.
         by_rows: the schedule, where the graph runs by rows.
     """
 
@@ -120,6 +127,9 @@ class Plan:
     arena_bytes: int
     scratch: Scratch
     peak_activation_bytes: int
+    by_winograd: frozenset[str]
+    joins: Joins
+    packed: frozenset[str]
     by_rows: RowPlan | None = None
 
     @property
@@ -143,16 +153,14 @@ def fused_heads(graph: IntegerGraph) -> dict[str, str]:
     }
 
 
-def tensor_bytes(shape: Sequence[int], fmt: IntFormat) -> int:
-    """Bytes of an unpacked tensor of ``shape``."""
-    return prod(shape) * fmt.storage_bit_width // 8
-
-
-def lifetimes(graph: IntegerGraph, height: int, width: int, joins: Joins | None = None) -> tuple[Lifetime, ...]:
+def lifetimes(
+    graph: IntegerGraph, height: int, width: int, joins: Joins | None = None, packed: Container[str] = ()
+) -> tuple[Lifetime, ...]:
     """Every tensor that is stored, image and mask included, in node order; a fused head reads at its mask's step.
 
     Args:
         joins: tensors that are not stored, since what reads them reads their inputs.
+        packed: tensors of less than a byte a code.
     """
     formats, shapes, fused = graph.formats(), graph.shapes(height, width), fused_heads(graph)
     joins = joins or {}
@@ -164,17 +172,35 @@ def lifetimes(graph: IntegerGraph, height: int, width: int, joins: Joins | None 
         for part in parts_of(node, joins):
             last[part.name] = max(last[part.name], step[fused.get(node.name, node.name)])
     return tuple(
-        Lifetime(node.name, tensor_bytes(shapes[node.name], formats[node.name]), step[node.name], last[node.name])
+        Lifetime(
+            node.name,
+            tensor_bytes(shapes[node.name], formats[node.name], node.name in packed),
+            step[node.name],
+            last[node.name],
+        )
         for node in graph.nodes
         if node.name not in fused and node.name not in joins
     )
 
 
 def place(tensors: Sequence[Lifetime]) -> tuple[dict[str, int], int]:
-    """Offsets by name and the bytes of the arena: the largest tensors first, each in the tightest gap that holds it."""
+    """Offsets by name and the bytes of the arena: the best of a few orders, each tensor in the tightest gap.
+
+    The largest first; those that live longest first; as they are written, first or last ones first.
+    """
+    orders: tuple[Callable[[Lifetime], tuple[int, ...]], ...] = (
+        lambda item: (-item.size_bytes, item.first),
+        lambda item: (item.first - item.last, -item.size_bytes),
+        lambda item: (item.first, -item.size_bytes),
+        lambda item: (-item.last, -item.size_bytes),
+    )
+    return min((_place_in_order(sorted(tensors, key=order)) for order in orders), key=lambda placed: placed[1])
+
+
+def _place_in_order(tensors: Sequence[Lifetime]) -> tuple[dict[str, int], int]:
     placed: list[tuple[Lifetime, int]] = []
     arena_bytes = 0
-    for tensor in sorted(tensors, key=lambda item: (-item.size_bytes, item.first)):
+    for tensor in tensors:
         taken = sorted((offset, _aligned(other.size_bytes)) for other, offset in placed if other.overlaps(tensor))
         best, best_gap, free = None, None, 0
         for offset, size_bytes in taken:
@@ -195,8 +221,10 @@ def plan(graph: IntegerGraph, height: int, width: int, tiling: Tiling = SMALL) -
         GraphError: if the size does not fit the graph.
     """
     check_size(graph, height, width)
-    joins = joins_of(graph, tiling)
-    alive = lifetimes(graph, height, width, joins)
+    by_winograd = winograd_nodes(graph, tiling)
+    joins = find_joins(graph, by_winograd)
+    packed = find_packed(graph, by_winograd, joins) if tiling.packed else frozenset[str]()
+    alive = lifetimes(graph, height, width, joins, packed)
     peak = max(
         sum(tensor.size_bytes for tensor in alive if tensor.first <= step <= tensor.last)
         for step in range(len(graph.nodes))
@@ -204,12 +232,12 @@ def plan(graph: IntegerGraph, height: int, width: int, tiling: Tiling = SMALL) -
     outside = {graph.input.name, graph.output.name}
     inside = [tensor for tensor in alive if tensor.name not in outside]
     offsets, arena_bytes = place(inside)
-    scratch = scratch_of(graph, tiling)
-    whole = Plan(offsets, {tensor.name: tensor.size_bytes for tensor in inside}, arena_bytes, scratch, peak)
+    scratch = scratch_of(graph, tiling, by_winograd, joins)
+    sizes = {tensor.name: tensor.size_bytes for tensor in inside}
+    whole = Plan(offsets, sizes, arena_bytes, scratch, peak, by_winograd, joins, packed)
     if tiling.band_pixels is None:
         return whole
-    in_pairs = winograd_nodes(graph, tiling)
-    rows = plan_rows(graph, height, width, tiling.band_pixels, fused_heads(graph), in_pairs, joins)
+    rows = plan_rows(graph, height, width, tiling.band_pixels, fused_heads(graph), by_winograd, joins)
     shapes = graph.shapes(height, width)
     rings = [
         Lifetime(tensor.name, tensor.size_bytes // shapes[tensor.name][1] * rows.rows[tensor.name], 0, len(graph.nodes))
@@ -218,7 +246,8 @@ def plan(graph: IntegerGraph, height: int, width: int, tiling: Tiling = SMALL) -
     offsets, arena_bytes = place(rings)  # all alive all the time
     if arena_bytes >= whole.arena_bytes:
         return whole
-    return Plan(offsets, {ring.name: ring.size_bytes for ring in rings}, arena_bytes, scratch, peak, rows)
+    sizes = {ring.name: ring.size_bytes for ring in rings}
+    return replace(whole, offsets=offsets, tensor_bytes=sizes, arena_bytes=arena_bytes, by_rows=rows)
 
 
 def check_size(graph: IntegerGraph, height: int, width: int) -> None:
@@ -259,11 +288,6 @@ def winograd_nodes(graph: IntegerGraph, tiling: Tiling) -> frozenset[str]:
     )
 
 
-def joins_of(graph: IntegerGraph, tiling: Tiling) -> Joins:
-    """What is never stored, since Winograd's kernel reads several tensors side by side."""
-    return find_joins(graph, winograd_nodes(graph, tiling))
-
-
 def needs_wide_patches(node: WeightNode, source: IntFormat) -> bool:
     """Whether the product runs on 32-bit codes: the input is wider than a byte, or its byte sums could overflow."""
     magnitudes = np.abs(node.weight.astype(np.int64))
@@ -271,16 +295,16 @@ def needs_wide_patches(node: WeightNode, source: IntFormat) -> bool:
     return source.storage_bit_width > 8 or int(sums) > BYTE_PATCH_LIMIT
 
 
-def scratch_of(graph: IntegerGraph, tiling: Tiling) -> Scratch:
-    """The scratch arrays that the convolutions of ``graph`` need."""
-    formats, fused = graph.formats(), fused_heads(graph)
-    by_winograd, by_swar, joins = winograd_nodes(graph, tiling), swar_nodes(graph, tiling), joins_of(graph, tiling)
-    channels = graph.channels()
+def scratch_of(
+    graph: IntegerGraph, tiling: Tiling, by_winograd: Container[str] = (), joins: Joins | None = None
+) -> Scratch:
+    """The scratch arrays that the convolutions of ``graph`` need, those of ``by_winograd`` with ``joins``."""
+    formats, fused, channels, by_swar = graph.formats(), fused_heads(graph), graph.channels(), swar_nodes(graph, tiling)
     needs = [Scratch(patch_bits=tiling.patch_bits)]
     for node in graph.weight_nodes():
         if node.name in by_winograd:
-            fours = c_winograd.Fours.of(parts_of(node, joins), channels)
-            filters = fours.filter_elements(node, tiling.filters)
+            fours = c_winograd.Fours.of(parts_of(node, joins or {}), channels)
+            filters = fours.filter_elements(node, tiling.winograd_bytes)
             needs.append(Scratch(filters, fours.patch_elements, acc=1, corrections=1))
             continue
         if node.name in by_swar:  # whose tiling has elements of a byte

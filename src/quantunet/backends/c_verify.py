@@ -23,7 +23,7 @@ from quantunet.backends.c_build import (
 )
 from quantunet.backends.c_code import project_files
 from quantunet.backends.c_kernels import PORTABLE, Kernel
-from quantunet.backends.c_layout import CModel, c_array, code_dtype, lay_out, stored_tensors
+from quantunet.backends.c_layout import CModel, c_array, code_dtype, lay_out, read_tensor, stored_tensors
 from quantunet.backends.c_plan import Tiling
 from quantunet.ir import interpreter
 from quantunet.ir.graph import IntegerGraph
@@ -155,8 +155,7 @@ def _compile_program(model: CModel, folder: Path, sanitize: bool) -> Path:
 
 def _run_program(program: Path, model: CModel, codes: NDArray[np.integer]) -> dict[str, NDArray[np.integer]]:
     """Every stored tensor but the image, (c, h, w), as the program wrote it."""
-    formats, shapes = model.graph.formats(), model.graph.shapes(model.height, model.width)
-    image = codes.transpose(1, 2, 0).astype(code_dtype(formats[model.graph.input.name])).tobytes()
+    image = codes.transpose(1, 2, 0).astype(code_dtype(model.graph.input.output)).tobytes()
     environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}  # nothing allocates; leak search needs ptrace
     trace = program.with_name("trace.bin")
     done = subprocess.run([program, trace], input=image, env=environment, capture_output=True, timeout=RUN_SECONDS)
@@ -164,10 +163,8 @@ def _run_program(program: Path, model: CModel, codes: NDArray[np.integer]) -> di
         raise VerificationError(f"the exported program ended with {done.returncode}: {done.stderr.decode()[:1500]}")
     data, offset, tensors = trace.read_bytes(), 0, {}
     for name, size_bytes in stored_tensors(model).items():
-        channels, height, width = shapes[name]
-        values = np.frombuffer(data, code_dtype(formats[name]), channels * height * width, offset)
+        tensors[name] = read_tensor(model, name, data[offset : offset + size_bytes])
         offset += size_bytes
-        tensors[name] = values.reshape(height, width, channels).transpose(2, 0, 1)
     if offset != len(data):
         raise VerificationError(f"the exported program wrote {len(data)} bytes of tensors, not {offset}")
     del tensors[model.graph.input.name]

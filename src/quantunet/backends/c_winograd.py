@@ -20,8 +20,6 @@ DOUBLED_POSITIONS = 9
 TILE_INPUTS = 4 * 6
 DOUBLED_INPUTS = 3 * 4
 """Inputs of two tiles side by side."""
-FILTER_BYTES = 32 * 1024
-"""Transformed weights of a block of filters take so much at the most, or those of four filters."""
 
 
 def fits(node: Node, source: IntFormat) -> bool:
@@ -69,14 +67,14 @@ class Fours:
         """16-bit numbers of one filter, transformed, or of one tile."""
         return 4 * (POSITIONS * self.plain + DOUBLED_POSITIONS * self.doubled)
 
-    def filter_block(self, node: WeightNode, at_most: int) -> int:
-        """Filters whose transformed weights lie in scratch together."""
-        filters = FILTER_BYTES // (2 * self._elements) // 4 * 4
-        return min(node.weight.shape[0], max(4, min(filters, at_most)))
+    def filter_block(self, node: WeightNode, filter_bytes: int) -> int:
+        """Filters whose transformed weights lie in scratch together: as many fours as ``filter_bytes`` hold, or one."""
+        filters = filter_bytes // (2 * self._elements) // 4 * 4
+        return min(node.weight.shape[0], max(4, filters))
 
-    def filter_elements(self, node: WeightNode, at_most: int) -> int:
+    def filter_elements(self, node: WeightNode, filter_bytes: int) -> int:
         """16-bit numbers of the transformed weights of a block; filters come in pairs."""
-        return self._elements * _rounded(self.filter_block(node, at_most), 2)
+        return self._elements * _rounded(self.filter_block(node, filter_bytes), 2)
 
     @property
     def patch_elements(self) -> int:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quantunet.backends.c_plan import Lifetime, check_size, fused_heads, place, tensor_bytes
+from quantunet.backends.c_pack import tensor_bytes
+from quantunet.backends.c_plan import Lifetime, check_size, fused_heads, place
 from quantunet.ir.graph import (
     Concat,
     Conv2d,

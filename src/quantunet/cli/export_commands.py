@@ -34,6 +34,7 @@ def export(
     c_target: str | None = C_TARGET,
     flash: str | None = typer.Option(None, help="Of --target: flash of the part, such as 512KiB."),
     ram: str | None = typer.Option(None, help="Of --target: RAM of the part, such as 128KiB."),
+    trade_off: bool = typer.Option(False, help="Of --target: print what less RAM costs in instructions, by formula."),
     settings: list[str] = SET,
     json_output: bool = JSON,
 ) -> None:
@@ -48,7 +49,8 @@ def export(
       quantunet export runs/em --to hls4ml --out em_hls --size 128x128 --set cycles=500000
     """
     target = find_target(to)
-    options = read_options(target, settings + _as_settings(target=c_target, flash=flash, ram=ram))
+    given = _as_settings(target=c_target, flash=flash, ram=ram, trade_off="yes" if trade_off else None)
+    options = read_options(target, settings + given)
     model = IntegerModel.load(require_path(run))
     size_px = image_size(model, size)
     recorded = input_codes(run, data, model, size_px, at_most=RECORDED_IMAGES)

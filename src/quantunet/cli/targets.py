@@ -53,7 +53,7 @@ class Target:
         verify: compares the backend with the interpreter on input codes (c, h, w): a JSON object with "tensors",
             "compared", "differing" and what else there is to tell, in words as "note".
         options: what ``--set`` may give, and what it means.
-        remark: what is to be said of an export besides, in one line.
+        remark: what is to be said of an export besides.
     """
 
     name: str
@@ -105,10 +105,13 @@ def _export_c(request: Export) -> Path:
 
 
 def _remark_c(request: Export) -> str:
-    from quantunet.backends.c_mcu import fit, lay_out_for
+    from quantunet.backends.c_mcu import fit, lay_out_for, trade_off
 
     budget = _c_budget(request.options)
-    return "" if budget is None else str(fit(lay_out_for(request.graph, *request.size_px, budget), budget))
+    if budget is None:
+        return ""
+    table = trade_off(request.graph, *request.size_px, budget.target) if "trade_off" in request.options else ""
+    return table + str(fit(lay_out_for(request.graph, *request.size_px, budget), budget))
 
 
 def _verify_c(graph: IntegerGraph, inputs: Sequence[Codes], options: Options) -> dict[str, Any]:
@@ -130,9 +133,10 @@ def _c_budget(options: Options) -> Budget | None:
 
     name = options.get("target", "generic")
     if name == "generic":
-        for key in ("flash", "ram"):
+        for key in ("flash", "ram", "trade_off"):
             if key in options:
-                raise UserError(f"--{key} {options[key]}: the generic C project has no limits; name a --target")
+                option = f"--{key.replace('_', '-')} {options[key]}"
+                raise UserError(f"{option}: the generic C project has no limits; name a --target")
         return None
     target = find_c_target(name)
     flash, ram = (_memory_bytes(options, key) for key in ("flash", "ram"))
@@ -291,6 +295,7 @@ TARGETS: Mapping[str, Target] = {
                 "target": "generic (default), or firmware: cortex-m4, cortex-m7, cortex-m55, riscv32; --target",
                 "flash": "of the part, such as 512KiB; default: that of a real part; --flash",
                 "ram": "likewise; --ram",
+                "trade_off": "yes: print a table of the plans, RAM against instructions; --trade-off",
             },
             _remark_c,
         ),

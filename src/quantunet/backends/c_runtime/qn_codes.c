@@ -7,10 +7,22 @@ size_t qn_storage_bytes(qn_storage storage)
     return storage <= QN_S8 ? 1 : storage <= QN_S16 ? 2 : 4;
 }
 
+int32_t qn_packed_bits(qn_storage storage)
+{
+    return storage >= QN_U2 ? 2 * ((int32_t)storage - QN_U2 + 1) : 0;
+}
+
+size_t qn_pixel_bytes(const qn_tensor *x)
+{
+    if (x->storage >= QN_U2) {
+        return (size_t)((x->channels * qn_packed_bits(x->storage) + 7) / 8);
+    }
+    return (size_t)x->channels * qn_storage_bytes(x->storage);
+}
+
 uint8_t *qn_tensor_row(const qn_tensor *x, int32_t row)
 {
-    const size_t row_bytes = (size_t)x->width * (size_t)x->channels * qn_storage_bytes(x->storage);
-    return x->codes + (size_t)(row % x->rows) * row_bytes;
+    return x->codes + (size_t)(row % x->rows) * (size_t)x->width * qn_pixel_bytes(x);
 }
 
 const uint8_t *qn_weights_unpack(const uint8_t *packed, int32_t bit_width, int32_t count, int16_t *codes)
@@ -63,6 +75,10 @@ void qn_codes_load_s32(const uint8_t *in, qn_storage storage, int32_t *codes, in
         break;
     case QN_S32:
         memcpy(codes, in, 4 * (size_t)count);
+        break;
+    case QN_U2:
+    case QN_U4:
+    case QN_U6: /* not here: see qn_packed.h */
         break;
     }
 }

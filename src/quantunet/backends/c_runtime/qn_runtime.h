@@ -13,8 +13,10 @@
 
 #include "qn_product.h"
 
-/* The machine integer of one code. Unsigned formats of 17 to 31 bits use QN_S32: their codes are the same bits. */
-typedef enum { QN_U8, QN_S8, QN_U16, QN_S16, QN_S32 } qn_storage;
+/* The machine integer of one code. Unsigned formats of 17 to 31 bits use QN_S32: their codes are the same bits.
+ * QN_U2, QN_U4, QN_U6: packed, four channels of a pixel in 1, 2 or 3 bytes (qn_packed.h); a pixel ends with its last
+ * channel's byte. Only the kernels of Winograd write such a tensor, and only they and the pooling read it. */
+typedef enum { QN_U8, QN_S8, QN_U16, QN_S16, QN_S32, QN_U2, QN_U4, QN_U6 } qn_storage;
 
 typedef struct {
     uint8_t *codes; /* kernels write to the tensor `out`, and to none else */

@@ -2,11 +2,12 @@
 #include <string.h>
 
 #include "qn_codes.h"
+#include "qn_packed.h"
 #include "qn_runtime.h"
 
 static const uint8_t *pixel_at(const qn_tensor *x, int32_t row, int32_t column)
 {
-    return qn_tensor_row(x, row) + (size_t)column * (size_t)x->channels * qn_storage_bytes(x->storage);
+    return qn_tensor_row(x, row) + (size_t)column * qn_pixel_bytes(x);
 }
 
 static int32_t chunk_count(int32_t channels, int32_t first)
@@ -19,6 +20,40 @@ static void max_u8(const uint8_t *a, const uint8_t *b, const uint8_t *c, const u
     for (int32_t k = 0; k < count; k++) {
         const uint8_t ab = a[k] > b[k] ? a[k] : b[k], cd = c[k] > d[k] ? c[k] : d[k];
         out[k] = ab > cd ? ab : cd;
+    }
+}
+
+/* Four channels of a packed pixel, or the `count` that there are. */
+static inline uint32_t four_load(const uint8_t *four, int32_t bits, int32_t count)
+{
+    const int32_t bytes = (count * bits + 7) / 8;
+    const uint32_t second = bytes > 1 ? four[1] : 0, third = bytes > 2 ? four[2] : 0;
+
+    return four[0] | second << 8 | third << 16;
+}
+
+static inline void max_four(const uint8_t *const *corners, int32_t offset, int32_t bits, uint8_t *out, int32_t count)
+{
+    const uint32_t a = four_load(corners[0] + offset, bits, count), b = four_load(corners[1] + offset, bits, count),
+                   c = four_load(corners[2] + offset, bits, count), d = four_load(corners[3] + offset, bits, count);
+
+#pragma GCC unroll 4
+    for (int32_t j = 0; j < count; j++) {
+        const int32_t p = qn_packed_code(a, bits, j), q = qn_packed_code(b, bits, j), r = qn_packed_code(c, bits, j),
+                      s = qn_packed_code(d, bits, j), pq = p > q ? p : q, rs = r > s ? r : s;
+        out[j] = (uint8_t)(pq > rs ? pq : rs);
+    }
+}
+
+static inline void max_packed(const uint8_t *const *corners, int32_t bits, uint8_t *out, int32_t count)
+{
+    int32_t k = 0, offset = 0;
+
+    for (; k + 4 <= count; k += 4, offset += bits / 2) {
+        max_four(corners, offset, bits, out + k, 4);
+    }
+    if (k < count) {
+        max_four(corners, offset, bits, out + k, count - k);
     }
 }
 
@@ -43,7 +78,7 @@ static void max_any(const uint8_t *const *corners, qn_storage storage, uint8_t *
 
 void qn_maxpool2d_run(const qn_tensor *x, const qn_tensor *out, qn_rows rows)
 {
-    const size_t pixel_bytes = (size_t)x->channels * qn_storage_bytes(x->storage);
+    const size_t pixel_bytes = qn_pixel_bytes(out);
 
     for (int32_t row = rows.first; row < rows.first + rows.count; row++) {
         uint8_t *pixel = qn_tensor_row(out, row);
@@ -51,10 +86,22 @@ void qn_maxpool2d_run(const qn_tensor *x, const qn_tensor *out, qn_rows rows)
             const uint8_t *corners[4] = {pixel_at(x, 2 * row, 2 * column), pixel_at(x, 2 * row, 2 * column + 1),
                                          pixel_at(x, 2 * row + 1, 2 * column),
                                          pixel_at(x, 2 * row + 1, 2 * column + 1)};
-            if (x->storage == QN_U8) {
+            switch (x->storage) {
+            case QN_U8:
                 max_u8(corners[0], corners[1], corners[2], corners[3], pixel, x->channels);
-            } else {
+                break;
+            case QN_U2:
+                max_packed(corners, 2, pixel, x->channels);
+                break;
+            case QN_U4:
+                max_packed(corners, 4, pixel, x->channels);
+                break;
+            case QN_U6:
+                max_packed(corners, 6, pixel, x->channels);
+                break;
+            default:
                 max_any(corners, x->storage, pixel, x->channels);
+                break;
             }
         }
     }

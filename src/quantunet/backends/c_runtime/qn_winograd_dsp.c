@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "qn_codes.h"
+#include "qn_packed.h"
 #include "qn_winograd.h"
 
 /* sums: by position, of tile 0 with both filters, then of tile 1. */
@@ -49,28 +50,44 @@ typedef struct {
     size_t pixel_bytes, code_bytes;
 } target;
 
-static inline uint8_t code_of(int32_t value, int32_t offset, int32_t shift, int32_t q_min, int32_t q_max)
+/* What makes a code of four times a result by a shift. */
+typedef struct {
+    int32_t offset, shift, q_min, q_max;
+} rounding;
+
+static inline rounding rounding_of(const qn_winograd_block *b, int32_t f)
 {
-    value = (value + offset) >> shift;
-    value = value < q_min ? q_min : value;
-    return (uint8_t)(value > q_max ? q_max : value);
+    const qn_requantize *stage = b->node->requantize;
+    const int32_t shift = stage->shift[f] + 2;
+    const rounding result = {
+        (int32_t)(4 * ((uint32_t)b->node->bias[f] + (((uint32_t)1 << shift) >> 3))),
+        shift,
+        stage->q_min,
+        stage->q_max,
+    };
+    return result;
+}
+
+static inline uint8_t code_of(int32_t value, rounding by)
+{
+    value = (value + by.offset) >> by.shift;
+    value = value < by.q_min ? by.q_min : value;
+    return (uint8_t)(value > by.q_max ? by.q_max : value);
 }
 
 /* Both tiles of filter f, all eight results, to codes of a byte by a shift: what the exporter has proven to fit. */
 static inline void filter_store_bytes(const qn_winograd_block *b, const int32_t *sums, int32_t f, const target *to)
 {
-    const qn_requantize *stage = b->node->requantize;
-    const int32_t q_min = stage->q_min, q_max = stage->q_max, shift = stage->shift[f] + 2;
-    const int32_t offset = (int32_t)(4 * ((uint32_t)b->node->bias[f] + (((uint32_t)1 << shift) >> 3)));
+    const rounding by = rounding_of(b, f);
     uint8_t *upper = to->upper + f, *lower = to->lower + f;
 
     for (int32_t tile = 0; tile < 2; tile++) {
         int32_t values[4];
         tile_finish(sums + 2 * tile, values);
-        upper[0] = code_of(values[0], offset, shift, q_min, q_max);
-        upper[to->pixel_bytes] = code_of(values[1], offset, shift, q_min, q_max);
-        lower[0] = code_of(values[2], offset, shift, q_min, q_max);
-        lower[to->pixel_bytes] = code_of(values[3], offset, shift, q_min, q_max);
+        upper[0] = code_of(values[0], by);
+        upper[to->pixel_bytes] = code_of(values[1], by);
+        lower[0] = code_of(values[2], by);
+        lower[to->pixel_bytes] = code_of(values[3], by);
         upper += 2 * to->pixel_bytes;
         lower += 2 * to->pixel_bytes;
     }
@@ -98,11 +115,82 @@ static void filter_store(const qn_winograd_block *b, const int32_t *sums, int32_
     }
 }
 
+/* Filters f, even, and f + 1: all eight results of both by a shift, packed. */
+static inline void pair_store_packed(const qn_winograd_block *b, const int32_t *sums, int32_t f, const target *to,
+                                     int32_t bits)
+{
+    const rounding first = rounding_of(b, f), second = rounding_of(b, f + 1);
+    const size_t four = (size_t)(f / 4 * bits / 2);
+    const int32_t is_upper = f / 2 % 2;
+
+    for (int32_t tile = 0; tile < 2; tile++) {
+        int32_t a[4], c[4];
+        tile_finish(sums + 2 * tile, a);
+        tile_finish(sums + 2 * tile + 1, c);
+#pragma GCC unroll 4
+        for (int32_t k = 0; k < 4; k++) {
+            uint8_t *pixel = (k < 2 ? to->upper : to->lower) + (size_t)(2 * tile + k % 2) * to->pixel_bytes;
+            qn_packed_store(pixel + four, bits, is_upper,
+                            code_of(a[k], first), code_of(c[k], second), 2);
+        }
+    }
+}
+
+/* The same at the edges, for any requantization, and for `count` 1. */
+static void pair_store_packed_any(const qn_winograd_block *b, const int32_t *sums, int32_t f, int32_t count,
+                                  const target *to)
+{
+    const int32_t bits = qn_packed_bits(b->out->storage);
+
+    for (int32_t k = 0; k < 8; k++) {
+        const int32_t column = k / 4 * 2 + k % 2;
+        uint8_t *row = k % 4 < 2 ? to->upper : to->lower;
+        int32_t codes[2] = {0, 0};
+        if (row == NULL || column >= to->columns) {
+            continue;
+        }
+        for (int32_t j = 0; j < count; j++) {
+            int32_t values[4];
+            tile_finish(sums + k / 4 * 2 + j, values);
+            codes[j] = (values[k % 4] >> 2) + b->node->bias[f + j];
+        }
+        qn_acc_requantize_s32(b->node->requantize, codes, f, count);
+        qn_packed_store(row + (size_t)column * to->pixel_bytes + (size_t)(f / 4 * bits / 2), bits, f / 2 % 2, codes[0],
+                        codes[1], count);
+    }
+}
+
+static void filters_store(const qn_winograd_block *b, const int32_t *sums, int32_t f, int32_t count, const target *to)
+{
+    const qn_requantize *stage = b->node->requantize;
+    const int32_t bits = qn_packed_bits(b->out->storage);
+    const int32_t is_whole = to->lower != NULL && to->columns == 4 && stage != NULL && stage->is_narrow;
+
+    if (bits != 0) {
+        if (!is_whole || count < 2) {
+            pair_store_packed_any(b, sums, f, count, to);
+        } else if (bits == 2) {
+            pair_store_packed(b, sums, f, to, 2);
+        } else if (bits == 4) {
+            pair_store_packed(b, sums, f, to, 4);
+        } else {
+            pair_store_packed(b, sums, f, to, 6);
+        }
+        return;
+    }
+    for (int32_t k = 0; k < count; k++) {
+        if (is_whole && to->code_bytes == 1) {
+            filter_store_bytes(b, sums + k, f + k, to);
+        } else {
+            filter_store(b, sums + k, f + k, to);
+        }
+    }
+}
+
 static void tiles_multiply(const qn_winograd_block *b, int32_t y, int32_t x0)
 {
     const qn_tensor *out = b->out;
-    const qn_requantize *stage = b->node->requantize;
-    const size_t code_bytes = qn_storage_bytes(out->storage), pixel_bytes = (size_t)out->channels * code_bytes;
+    const size_t code_bytes = qn_storage_bytes(out->storage), pixel_bytes = qn_pixel_bytes(out);
     const size_t at = (size_t)x0 * pixel_bytes;
     const target to = {
         qn_tensor_row(out, y) + at,
@@ -111,8 +199,6 @@ static void tiles_multiply(const qn_winograd_block *b, int32_t y, int32_t x0)
         pixel_bytes,
         code_bytes,
     };
-    const int32_t is_whole =
-        to.lower != NULL && to.columns == 4 && code_bytes == 1 && stage != NULL && stage->is_narrow;
     const qn_word *weights = b->weights;
 
     for (int32_t f = 0; f < b->filters; f += 2) {
@@ -120,13 +206,7 @@ static void tiles_multiply(const qn_winograd_block *b, int32_t y, int32_t x0)
         int32_t sums[QN_POSITIONS * 4];
         positions_multiply(b, weights, sums);
         weights += qn_winograd_words(b);
-        for (int32_t k = 0; k < last; k++) {
-            if (is_whole) {
-                filter_store_bytes(b, sums + k, b->first + f + k, &to);
-            } else {
-                filter_store(b, sums + k, b->first + f + k, &to);
-            }
-        }
+        filters_store(b, sums, b->first + f, last, &to);
     }
 }
 
