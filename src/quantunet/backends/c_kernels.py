@@ -50,4 +50,11 @@ SWAR = Kernel(
     ("qn_swar.h", "qn_swar.c"),
 )
 """The same, and two products in one multiplication at few bits: for cores without multiply-accumulate of pairs."""
-KERNELS = {kernel.name: kernel for kernel in (PORTABLE, BANDS, DSP, SWAR)}
+HELIUM = Kernel(
+    "helium",
+    "qn_product_helium.c",
+    Tiling(filters=32, lanes=16, patch_signed=True, band_pixels=256),
+    "-O2",
+)
+"""Cortex-M55, M85: 16 products of signed bytes an instruction."""
+KERNELS = {kernel.name: kernel for kernel in (PORTABLE, BANDS, DSP, SWAR, HELIUM)}

@@ -34,7 +34,7 @@ def tiling_header(tiling: Tiling) -> str:
         "/* Pixels worked on at a time, the multiple that patches are padded to, the bits of a code in them. */\n"
         "#ifndef QN_TILING_H\n#define QN_TILING_H\n\n"
         f"#define QN_TILE_PIXELS {tiling.pixels}\n#define QN_LANES {tiling.lanes}\n"
-        f"#define QN_PATCH_BITS {tiling.patch_bits}\n\n#endif\n"
+        f"#define QN_PATCH_BITS {tiling.patch_bits}\n#define QN_PATCH_SIGNED {int(tiling.patch_signed)}\n\n#endif\n"
     )
 
 

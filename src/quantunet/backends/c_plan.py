@@ -38,6 +38,7 @@ class Tiling:
         lanes: patches are padded to a multiple of this many codes, the width of the machine's vectors.
         patch_bits: of an activation in a patch and of an expanded weight: 8, u8 x s8, where signed inputs enter 128
             larger; or 16, s16 x s16, without an offset. It belongs to the kernel (see qn_product.h).
+        patch_signed: of 8 bits, s8 x s8, where unsigned inputs enter 128 smaller; likewise.
         band_pixels: pixels that a node computes before the next one runs, in whole rows, at least one; None: all.
             A model by rows keeps only the rows that are still to be read, and expands packed weights once a band.
         winograd: 3x3 convolutions run by qn_winograd.h, which belongs to the kernel too.
@@ -53,6 +54,7 @@ class Tiling:
     filters: int = 8
     lanes: int = 4
     patch_bits: int = 8
+    patch_signed: bool = False
     band_pixels: int | None = None
     winograd: bool = False
     winograd_bytes: int = 32 * 1024

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from quantunet.backends.c_kernels import BANDS, DSP, SWAR, Kernel
+from quantunet.backends.c_kernels import DSP, HELIUM, SWAR, Kernel
 from quantunet.errors import UserError
 
 KIB = 1024
@@ -146,7 +146,7 @@ C_TARGETS: Mapping[str, CTarget] = {
             "Corstone SSE-300, its tightly coupled memories",
             512 * KIB,
             512 * KIB,
-            BANDS,
+            HELIUM,
             MPS3_AN547,
             "arm-none-eabi-",
             ("-mcpu=cortex-m55+nofp", "-mthumb", "-mfloat-abi=hard"),

@@ -1,14 +1,18 @@
 /* Convolution: expand a block of filters once, gather the patches of a tile of pixels, multiply, finish.
  *
- * The product is the processor's own (qn_product.h). Where it takes unsigned bytes, signed ones enter 128 larger; what
- * that adds is known by filter and is taken off again. One product then serves every input of a byte. The exporter uses
- * it only where 255 x the sum of a filter's absolute weights stays below 2^31.
+ * The product is the processor's own (qn_product.h). Where it takes unsigned bytes, signed ones enter 128 larger, and
+ * where it takes signed bytes, unsigned ones enter 128 smaller; what that adds is known by filter and is taken off
+ * again. One product then serves every input of a byte. The exporter uses it only where 255 x the sum of a filter's
+ * absolute weights stays below 2^31.
  */
 #include <string.h>
 
 #include "qn_codes.h"
 #include "qn_product.h"
 #include "qn_runtime.h"
+
+/* Which codes enter with an offset. */
+#define OFFSET_STORAGE (QN_PATCH_SIGNED ? QN_U8 : QN_S8)
 
 typedef struct {
     const qn_conv2d *node;
@@ -66,7 +70,7 @@ static const uint8_t *block_expand(const block *b, const uint8_t *packed, int32_
     for (int32_t p = 0; p < positions; p++) {
         for (int32_t f = 0; f < b->filters; f++) {
             const int32_t sum = corrections[p * b->filter_rows + f];
-            corrections[p * b->filter_rows + f] = b->x->storage == QN_S8 ? QN_SIGN_OFFSET * sum : 0;
+            corrections[p * b->filter_rows + f] = b->x->storage == OFFSET_STORAGE ? QN_SIGN_OFFSET * sum : 0;
         }
     }
     return packed;
@@ -92,6 +96,22 @@ static void patch_gather_row(const block *b, int32_t row, int32_t column, uint8_
     memset(bytes + (size_t)end * pixel_bytes, 0, (size_t)(columns - end) * pixel_bytes);
 }
 
+#if QN_PATCH_BITS == 8
+/* Adds 128 to each byte, four at a time. */
+static void codes_offset(uint8_t *bytes, int32_t count)
+{
+    for (; count >= 4; count -= 4, bytes += 4) {
+        uint32_t four;
+        memcpy(&four, bytes, sizeof four);
+        four ^= 0x80808080u;
+        memcpy(bytes, &four, sizeof four);
+    }
+    for (; count > 0; count--) {
+        *bytes++ ^= 128;
+    }
+}
+#endif
+
 /* One kernel row as the product takes it. */
 static void patch_gather_codes(const block *b, int32_t row, int32_t column, qn_patch_code *patch)
 {
@@ -105,11 +125,11 @@ static void patch_gather_codes(const block *b, int32_t row, int32_t column, qn_p
         patch[k] = b->x->storage == QN_S8 ? codes_s8[k] : bytes[k];
     }
 #else
-    patch_gather_row(b, row, column, patch);
-    if (b->x->storage == QN_S8) {
-        for (int32_t k = 0; k < row_length; k++) {
-            patch[k] ^= QN_SIGN_OFFSET;
-        }
+    uint8_t *bytes = (uint8_t *)patch;
+
+    patch_gather_row(b, row, column, bytes);
+    if (b->x->storage == OFFSET_STORAGE) {
+        codes_offset(bytes, row_length);
     }
 #endif
 }
