@@ -245,7 +245,7 @@ def test_texts_hold_no_float_and_no_allocation() -> None:
 def test_images_of_several_sizes_are_verified(target: CTarget) -> None:
     graph = every_node()
     codes = [image[:, :height, :width] for image in images(graph, 1) for height, width in ((8, 16), (16, 8))]
-    proof = verify_images(graph, codes, target)
+    proof = verify_images(graph, codes, default_budget(target))
     assert (proof.images, proof.differing) == (2, 0)
     with pytest.raises(UserError, match=r"do not fit on .*verify smaller images with --size"):
-        verify_images(graph, [np.zeros((graph.input.channels, 4096, 4096), np.int64)], target)
+        verify_images(graph, [np.zeros((graph.input.channels, 4096, 4096), np.int64)], default_budget(target))

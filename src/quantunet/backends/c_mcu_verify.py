@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from quantunet.backends.c_board import Budget, board_files, linker_script, makefile
 from quantunet.backends.c_build import runtime_files
 from quantunet.backends.c_layout import CModel, code_dtype, lay_out, read_tensor, stored_tensors
+from quantunet.backends.c_mcu import lay_out_for
 from quantunet.backends.c_model import model_header, model_source, tiling_header
 from quantunet.backends.c_plan import Tiling
 from quantunet.backends.c_qemu import FirmwareError, build_firmware, require_tools, run_firmware
@@ -22,6 +23,7 @@ from quantunet.ir import interpreter
 from quantunet.ir.graph import IntegerGraph
 
 Codes = NDArray[np.integer]
+Case = tuple[CModel, Sequence[Codes]]
 HEAD_WORDS = 3
 """Before each row in trace.bin: its node, where it lies in the tensor, and its bytes."""
 
@@ -36,11 +38,38 @@ def verify_mcu(
         FirmwareError: if the firmware crashes.
     """
     require_tools(target)
-    cases = [
-        (lay_out(graph, *images[0].shape[1:], tiling=tiling, prefix=f"m{index}", kernel=target.kernel), images)
-        for index, (graph, images) in enumerate(graphs)
-    ]
-    _check_memory([model for model, _ in cases], target)
+    cases: list[Case] = []
+    for index, (graph, images) in enumerate(graphs):
+        height, width = images[0].shape[1:]
+        cases.append((lay_out(graph, height, width, tiling, f"m{index}", target.kernel), images))
+    return _verify(cases, target)
+
+
+def verify_images(graph: IntegerGraph, images: Sequence[Codes], budget: Budget) -> Proof:
+    """One graph on images (c, h, w) whose sizes may differ, under the plans that ``budget`` is exported with.
+
+    Raises:
+        UserError, FirmwareError: as ``verify_mcu`` does.
+    """
+    target = budget.target
+    require_tools(target)
+    sizes: dict[tuple[int, int], list[Codes]] = {}
+    for image in images:
+        height, width = image.shape[1:]
+        _check_memory(_image_and_mask_bytes(graph, height, width), target)
+        sizes.setdefault((height, width), []).append(image)
+    cases: list[Case] = []
+    for index, ((height, width), group) in enumerate(sizes.items()):
+        tiling = lay_out_for(graph, height, width, budget).tiling
+        cases.append((lay_out(graph, height, width, tiling, f"m{index}", target.kernel), group))
+    return _verify(cases, target)
+
+
+def _verify(cases: Sequence[Case], target: CTarget) -> Proof:
+    models = [model for model, _ in cases]
+    needed = sum(model.plan.arena_bytes + model.plan.scratch_bytes for model in models)
+    needed += max(_image_and_mask_bytes(model.graph, model.height, model.width) for model in models)
+    _check_memory(needed, target)
     compared = differing = 0
     first, names = "", set()
     with tempfile.TemporaryDirectory(prefix="quantunet-verify-") as name:
@@ -67,17 +96,11 @@ def verify_mcu(
     return Proof(f"c {target.name}", len(names), compared, differing, arena_bytes, sum(len(i) for _, i in cases), first)
 
 
-def verify_images(graph: IntegerGraph, images: Sequence[Codes], target: CTarget) -> Proof:
-    """One graph on images (c, h, w) whose sizes may differ."""
-    sizes: dict[tuple[int, ...], list[Codes]] = {}
-    for image in images:
-        sizes.setdefault(image.shape, []).append(image)
-    return verify_mcu([(graph, group) for group in sizes.values()], target)
+def _image_and_mask_bytes(graph: IntegerGraph, height: int, width: int) -> int:
+    return height * width * (8 * graph.input.channels + 4)
 
 
-def _check_memory(models: Sequence[CModel], target: CTarget) -> None:
-    needed = sum(model.plan.arena_bytes + model.plan.scratch_bytes for model in models)
-    needed += max(model.height * model.width * (8 * model.graph.input.channels + 4) for model in models)
+def _check_memory(needed: int, target: CTarget) -> None:
     if needed > target.board.ram.size_bytes * 7 // 8:
         raise UserError(
             f"{needed:,} bytes of tensors do not fit on {target.board.machine}, which has "
@@ -85,7 +108,7 @@ def _check_memory(models: Sequence[CModel], target: CTarget) -> None:
         )
 
 
-def _files(cases: Sequence[tuple[CModel, Sequence[Codes]]], target: CTarget) -> dict[str, str]:
+def _files(cases: Sequence[Case], target: CTarget) -> dict[str, str]:
     board = target.board
     budget = Budget(target, board.flash.size_bytes, board.ram.size_bytes)
     models = [model for model, _ in cases]
@@ -102,7 +125,7 @@ def _files(cases: Sequence[tuple[CModel, Sequence[Codes]]], target: CTarget) -> 
     }
 
 
-def _main_source(cases: Sequence[tuple[CModel, Sequence[Codes]]]) -> str:
+def _main_source(cases: Sequence[Case]) -> str:
     """A program that reads images from input.bin and writes every stored tensor to trace.bin."""
     runs, sizes = [], []
     for model, images in cases:

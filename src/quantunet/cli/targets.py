@@ -119,7 +119,7 @@ def _verify_c(graph: IntegerGraph, inputs: Sequence[Codes], options: Options) ->
     from quantunet.backends.c_verify import verify_c
 
     budget = _c_budget(options)
-    return asdict(verify_c(graph, inputs) if budget is None else verify_images(graph, inputs, budget.target))
+    return asdict(verify_c(graph, inputs) if budget is None else verify_images(graph, inputs, budget))
 
 
 def _c_budget(options: Options) -> Budget | None:
