@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from graph_examples import every_node, random_requantize
+from graph_examples import every_node, random_requantize, unet
 from random_graphs import random_codes, random_graph
 
 from quantunet.backends import c_swar
@@ -37,6 +37,8 @@ RECORDED_INSTRUCTIONS = {
     "riscv32": 1576829,
 }
 """Of one image by `layer_of_16`, whole inference: a change that costs instructions, or saves some, shows here."""
+RECORDED_PLANS = ((16848, 1078268), (15824, 1115029))
+"""RAM in bytes and instructions of a U-Net by its fastest plan, and by the one that fits 1 KiB less: Cortex-M4."""
 RECORDED_COMPILER = "12.2"
 
 
@@ -161,6 +163,23 @@ def test_instructions_are_those_recorded(target: CTarget, tmp_path: Path) -> Non
     )
     assert report.differing == 0
     assert report.instructions[0] == RECORDED_INSTRUCTIONS[target.name]
+
+
+def test_plans_take_the_instructions_and_the_memory_recorded(tmp_path: Path) -> None:
+    target = C_TARGETS["cortex-m4"]
+    if not has_tools(target):
+        pytest.skip(f"no compiler or QEMU: apt-get install {target.packages}")
+    version = subprocess.run([f"{target.cross}gcc", "-dumpfullversion"], capture_output=True, text=True).stdout
+    graph, found = unet(base=4, levels=2), []
+    for ram in (target.ram_bytes, RECORDED_PLANS[0][0] - 1024):
+        budget = Budget(target, target.flash_bytes, ram)
+        report = read_report(run_firmware(export_mcu(graph, tmp_path / str(ram), SIZE, budget, images(graph, 1))))
+        assert report.differing == 0
+        found.append((ram_bytes(lay_out_for(graph, *SIZE, budget)), report.instructions[0]))
+        assert 0 <= report.ram_bytes - found[-1][0] < 128, "the linker aligns"
+    assert found[1][0] <= RECORDED_PLANS[0][0] - 1024
+    if version.startswith(RECORDED_COMPILER):
+        assert tuple(found) == RECORDED_PLANS
 
 
 def test_a_wrong_pixel_is_seen(target: CTarget, tmp_path: Path) -> None:
