@@ -231,6 +231,7 @@ def test_missing_runs_are_listed(compared: dict[str, Any], capsys: pytest.Captur
     assert status == 0, err
     assert len(compared["trained"]) == trained
     assert "missing: learned seed 2: not started" in out
+    assert "missing: uniform seed 2: not started" in out
     assert "learned [2 of 3" in out
 
 

@@ -9,6 +9,8 @@ from quantunet.compare.collect import DataTable, Row, gate_name
 from quantunet.compare.statistics import GATES
 
 MISSING = "\u2013"
+LISTED_ROWS = 5
+"""Missing runs of one seed that are named one by one; more are counted."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,20 @@ def dice_interval(row: Row) -> str:
 
 
 def missing_lines(tables: Sequence[DataTable]) -> list[str]:
-    """One line for each run that is not in the tables; with the data set where there are several."""
+    """One line for each run that is not in the tables, or for many of one seed that are missing for the same reason;
+    with the data set where there are several.
+    """
     lines = []
     for table in tables:
         where = f" on {table.name}" if len(tables) > 1 else ""
+        names: dict[tuple[int, str], list[str]] = {}
         for row in table.rows:
-            lines += [f"{row.name} seed {seed}{where}: {why}" for seed, why in row.missing.items()]
+            for seed, why in row.missing.items():
+                names.setdefault((seed, why), []).append(row.name)
+        for (seed, why), rows in names.items():
+            if len(rows) > LISTED_ROWS:
+                rows = [f"{len(rows)} rows, {rows[0]} to {rows[-1]},"]
+            lines += [f"{name} seed {seed}{where}: {why}" for name in rows]
     return lines
 
 

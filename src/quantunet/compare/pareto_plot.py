@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, log10
+from statistics import median
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,8 +20,9 @@ from quantunet.report.figures import INK, MUTED, TRACK, chart_style, svg_text
 COLOURS = ("#0f766e", "#c2693c", "#3b6fb6", "#8b5fbf", "#b8396a", "#7a8b2a", "#2a9fb0", "#a67c2d", "#5b6675", "#d1495b",
            "#4f8a5b", "#6c5ce7")  # fmt: skip
 MARKERS = "osD^vPX<>ph*"
-SPAN = 0.25
-"""Dice shown below the best: a system that failed altogether must not press all others into one line."""
+SPAN = 0.07
+"""Dice shown below the best, or three times what half of the systems lie below it: a system that failed altogether must
+not press all others into one line."""
 FRONT = "#94a3b3"
 PANEL_POINTS, LETTER_POINTS = 340, 4.7
 """Width of a panel and of a letter of a name, about."""
@@ -59,9 +61,9 @@ def _rows(table: DataTable) -> list[Row]:
 
 def _figure(table: DataTable) -> Figure:
     rows = _rows(table)
-    columns = 4
+    columns = 3
     legend_lines = -(-len(rows) // columns) + 1
-    figure = Figure(figsize=(11, 4.9 + 0.24 * legend_lines), layout="constrained")
+    figure = Figure(figsize=(11, 5.6 + 0.2 * legend_lines), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     costs = (("bytes", "model, KiB (log)", 1024.0), ("bops", "GBOPs of one image (log)", 1e9))
     for axes, (key, title, unit) in zip(panels, costs, strict=True):
@@ -71,7 +73,7 @@ def _figure(table: DataTable) -> Figure:
     panels[1].set_title("Dice against bit operations")
     panels[0].set_ylabel("Dice of the test cases")
     _set_dice_range(panels[0], [row.dice for row in rows if row.dice is not None], rows)
-    figure.legend(handles=_legend(rows), loc="outside lower center", ncols=columns, handletextpad=0.4)
+    figure.legend(handles=_legend(rows), loc="outside lower center", ncols=columns, handletextpad=0.4, fontsize=8)
     return figure
 
 
@@ -148,14 +150,19 @@ def _set_costs(axes: Axes, values: Sequence[float]) -> None:
 
 def _set_dice_range(axes: Axes, means: Sequence[float], rows: Sequence[Row]) -> None:
     values = [value for value in [*means, *(point.dice for row in rows for point in row.points)] if isfinite(value)]
-    best = max(values)
-    shown = [value for value in values if value >= best - SPAN]
+    best, lowest = max(values), _lowest(rows)
+    shown = [value for value in values if value >= lowest]
     room = max(0.08 * (best - min(shown)), 0.004)
     axes.set_ylim(min(shown) - room, best + 1.6 * room)
 
 
+def _lowest(rows: Sequence[Row]) -> float:
+    best = max(point.dice for row in rows for point in row.points)
+    return best - max(SPAN, 3 * (best - median(row.dice for row in rows if row.dice is not None)))
+
+
 def _legend(rows: Sequence[Row]) -> list[Line2D]:
-    lowest = max(point.dice for row in rows for point in row.points) - SPAN
+    lowest = _lowest(rows)
     handles = []
     for row in rows:
         colour, marker = _look(row, rows)

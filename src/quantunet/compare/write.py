@@ -53,13 +53,15 @@ def markdown(tables: Sequence[DataTable], title: str) -> str:
     parts = [f"# {title}"]
     for table in tables:
         lines = [f"## {table.name}", ""]
+        if not any(row.points for row in table.rows):
+            parts.append("\n".join([*lines, "No run is finished."]))
+            continue
         lines.append("| system | " + " | ".join(columns(table)) + " |")
         lines.append("|---|" + "---:|" * len(columns(table)))
         for row in table.rows:
             texts = [f"{cell.text} {cell.note}".strip() for cell in cells(row, table)]
             lines.append(f"| {label(row)} | " + " | ".join(text.replace("|", r"\|") for text in texts) + " |")
-        if any(row.points for row in table.rows):
-            lines += ["", f"![Dice against bytes and BOPs, {table.name}]({STEM}_{slug(table.name)}.png)"]
+        lines += ["", f"![Dice against bytes and BOPs, {table.name}]({STEM}_{slug(table.name)}.png)"]
         lines += ["", conventions(table)]
         parts.append("\n".join(lines))
     missing = missing_lines(tables)
