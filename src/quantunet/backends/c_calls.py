@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quantunet.backends.c_join import parts_of
 from quantunet.backends.c_layout import CModel, c_array, clamped, storage
-from quantunet.backends.c_plan import fused_heads, swar_nodes
+from quantunet.backends.c_plan import swar_nodes
 from quantunet.ir.graph import (
     ArgMax,
     Concat,
@@ -59,8 +59,7 @@ def run_function(model: CModel) -> str:
 
 def _run_nodes(model: CModel) -> list[tuple[Node, Node]]:
     """(the node whose tensor is written, the node whose kernel writes it), in order; they differ for a fused mask."""
-    producer = {mask: model.graph.node(conv) for conv, mask in fused_heads(model.graph).items()}
-    return [(node, producer.get(node.name, node)) for node in model.stored_nodes[1:]]
+    return [(node, model.runs_as.get(node.name, node)) for node in model.stored_nodes[1:]]
 
 
 def _node_by_node(model: CModel) -> list[str]:

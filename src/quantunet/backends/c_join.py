@@ -30,11 +30,7 @@ Joins = Mapping[str, tuple[Part, ...]]
 
 def find_joins(graph: IntegerGraph, readers_by_parts: Container[str]) -> Joins:
     """The concatenations and nearest up-samplings that only convolutions named in ``readers_by_parts`` read."""
-    formats, joins = graph.formats(), dict[str, tuple[Part, ...]]()
-    readers: dict[str, list[Node]] = {node.name: [] for node in graph.nodes}
-    for node in graph.nodes:
-        for name in node.inputs:
-            readers[name].append(node)
+    formats, joins, readers = graph.formats(), dict[str, tuple[Part, ...]](), graph.readers()
 
     def reads_parts(node: Node) -> bool:  # tiles begin on even pixels: with one pixel of padding, pairs meet alike
         return isinstance(node, Conv2d) and node.padding == 1 and node.name in readers_by_parts

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from quantunet.backends.c_join import Part
 from quantunet.backends.c_pack import tensor_bytes
 from quantunet.backends.c_plan import Lifetime, check_size, fused_heads, place
 from quantunet.ir.graph import (
@@ -32,14 +33,6 @@ ALIGNMENT_BYTES = 64
 
 
 @dataclass(frozen=True)
-class Source:
-    """A tensor that a convolution reads; a doubled one as if each pixel were a 2x2 block."""
-
-    name: str
-    is_doubled: bool = False
-
-
-@dataclass(frozen=True)
 class Step:
     """One node, with what is fused into it.
 
@@ -52,7 +45,7 @@ class Step:
     """
 
     node: Node
-    sources: tuple[Source, ...]
+    sources: tuple[Part, ...]
     target: str | None
     pooled: str | None = None
     is_prepared: bool = False
@@ -70,7 +63,7 @@ class HostPlan:
 def steps(graph: IntegerGraph) -> tuple[Step, ...]:
     """The steps of ``graph``, in order. They do not depend on the image's size."""
     fused, formats = fused_heads(graph), graph.formats()
-    readers = graph_readers(graph)
+    readers = graph.readers()
     prepared = {node.name for node in graph.weight_nodes() if _is_prepared(graph, node, node.name in fused)}
     sources = {name: _sources(graph, graph.node(name)) for name in prepared}
     inlined = {
@@ -100,7 +93,7 @@ def steps(graph: IntegerGraph) -> tuple[Step, ...]:
         result.append(
             Step(
                 node,
-                sources[node.name] if node.name in prepared else tuple(map(Source, node.inputs)),
+                sources[node.name] if node.name in prepared else tuple(map(Part, node.inputs)),
                 target,
                 pools.get(node.name),
                 node.name in prepared,
@@ -143,15 +136,6 @@ def plan_host(graph: IntegerGraph, height: int, width: int, keep_all: bool = Fal
     return HostPlan(taken, offsets, arena_bytes)
 
 
-def graph_readers(graph: IntegerGraph) -> dict[str, list[Node]]:
-    """The nodes that read each tensor, by its name."""
-    readers: dict[str, list[Node]] = {node.name: [] for node in graph.nodes}
-    for node in graph.nodes:
-        for name in node.inputs:
-            readers[name].append(node)
-    return readers
-
-
 def _is_prepared(graph: IntegerGraph, node: WeightNode, is_fused: bool) -> bool:
     """Whether a kernel of the host engine can run ``node``: bytes in, and bytes or 32 bits out, by right shifts."""
     formats, stage = graph.formats(), node.requantize
@@ -162,9 +146,9 @@ def _is_prepared(graph: IntegerGraph, node: WeightNode, is_fused: bool) -> bool:
     return stage is None or (stage.output.storage_bit_width == 8 and bool(np.all(stage.shift >= 0)))
 
 
-def _sources(graph: IntegerGraph, node: Node) -> tuple[Source, ...]:
+def _sources(graph: IntegerGraph, node: Node) -> tuple[Part, ...]:
     """What a prepared convolution reads: through concatenations and up-samplings, as far as it can."""
-    direct = (Source(node.inputs[0]),)
+    direct = (Part(node.inputs[0]),)
     if isinstance(node, ConvTranspose2d):
         return direct
     expanded = _expanded(graph, node.inputs[0])
@@ -173,23 +157,23 @@ def _sources(graph: IntegerGraph, node: Node) -> tuple[Source, ...]:
     return expanded
 
 
-def _expanded(graph: IntegerGraph, name: str) -> tuple[Source, ...]:
+def _expanded(graph: IntegerGraph, name: str) -> tuple[Part, ...]:
     node = graph.node(name)
     match node:
         case Concat():
             parts = [_expanded(graph, source) for source in node.inputs]
             return tuple(source for part in parts for source in part)
         case UpsampleNearest2d() if not isinstance(graph.node(node.inputs[0]), Concat | UpsampleNearest2d):
-            return (Source(node.inputs[0], True),)
+            return (Part(node.inputs[0], True),)
         case _:
-            return (Source(name),)
+            return (Part(name),)
 
 
 def _is_inlined(
     graph: IntegerGraph,
     readers: Mapping[str, list[Node]],
     prepared: set[str],
-    sources: Mapping[str, tuple[Source, ...]],
+    sources: Mapping[str, tuple[Part, ...]],
     name: str,
     reader: Node,
 ) -> bool:

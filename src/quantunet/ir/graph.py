@@ -161,6 +161,14 @@ class IntegerGraph:
         """The node that writes tensor ``name``."""
         return next(node for node in self.nodes if node.name == name)
 
+    def readers(self) -> dict[str, list[Node]]:
+        """The nodes that read each tensor, by its name; a node that reads it twice stands there twice."""
+        readers: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
+        for node in self.nodes:
+            for name in node.inputs:
+                readers[name].append(node)
+        return readers
+
     def weight_nodes(self) -> tuple[WeightNode, ...]:
         """The nodes that hold weights, in order."""
         return tuple(node for node in self.nodes if isinstance(node, Conv2d | ConvTranspose2d))
