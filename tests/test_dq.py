@@ -77,7 +77,11 @@ def test_freezing_keeps_the_range() -> None:
 def test_projection_keeps_the_bounds() -> None:
     made = DifferentiableQuantizer(3, 0, True, min_bit_width=3, max_bit_width=6, bit_width=6)
     made.width_source.data += torch.tensor([-20.0, -1.5, 4.0])
+    middle = float((made.step + made.width_source)[0].detach())
     made.project_()
+    assert float((made.step + made.width_source)[0].detach()) == pytest.approx(middle), "too few bits: both give way"
+    above = float((made.width_source[2] - made.width_source[1]).detach())
+    assert above == pytest.approx(5.5), "too many: the range stays"
     assert made.bit_width.tolist() == [3, 5, 6]
     assert made.soft_bit_width.tolist() == pytest.approx([3, math.log2(31 * 2**-1.5 + 1) + 1, 6], abs=1e-5)
 

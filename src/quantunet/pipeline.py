@@ -8,6 +8,7 @@ import subprocess
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,7 +23,7 @@ from rich.console import Console
 
 from quantunet import __version__, measures
 from quantunet.backends.c_build import has_compiler
-from quantunet.backends.c_verify import verify_c
+from quantunet.backends.c_verify import CVerifier
 from quantunet.data.config import PHANTOM
 from quantunet.data.manifest import check_no_leak, manifest
 from quantunet.data.normalize import normalize, pad_to_multiple, resolve, unpad
@@ -31,9 +32,9 @@ from quantunet.data.sample import Dataset, Part, Sample
 from quantunet.data.split import Split, part_samples, split_cases, write_split
 from quantunet.errors import UserError
 from quantunet.evaluate import Evaluation, differing_pixels, evaluate_cases, trivial_evaluation
-from quantunet.fake_quant_proof import compare_codes
+from quantunet.fake_quant_proof import FakeQuantProof
 from quantunet.integer_model import MODEL_FILE, IntegerModel, stack_by_case
-from quantunet.ir import ranges
+from quantunet.ir import interpreter, ranges
 from quantunet.ir.graph import IntegerGraph
 from quantunet.ir.packed_file import write_model
 from quantunet.lower import LoweringError, lower
@@ -234,16 +235,16 @@ def _finish(
     proof: dict[str, Any] = {"backends": {}, "accumulators": []}
     if trained.quantized is not None:
         console.print("lowering to integers, evaluating on the test cases, proving …")
-        predictions["fake_quantized"] = _predict(trained.quantized.double(), test, data)
         try:
             graph = lower(trained.quantized, _metadata(data, config))
         except LoweringError as error:
             console.print(f"note: no integer model, measured as simulated: {error}", highlight=False)
-    if graph is not None:
-        write_model(graph, run.path / MODEL_FILE)
-        model = IntegerModel.load(run.path)
-        predictions["integer"] = model.predict_cases(test)
-        proof = prove(model, trained.quantized, test, data.normalization)
+            predictions["fake_quantized"] = _predict(trained.quantized.double(), test, data)
+        else:
+            write_model(graph, run.path / MODEL_FILE)
+            model = IntegerModel.load(run.path)
+            proof, predictions["fake_quantized"] = prove(model, trained.quantized, test, data.normalization)
+            predictions["integer"] = model.predict_cases(test)
     truths = stack_by_case(test, _mask)
     spacing = {sample.case_id: sample.spacing_mm for sample in test}
     names = data.dataset.class_names
@@ -282,23 +283,39 @@ def _predict(network: UNet, samples: Sequence[Sample], data: Prepared) -> dict[s
 
 
 def prove(
-    model: IntegerModel, network: UNet | None, samples: Sequence[Sample], normalization: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Counts of codes compared and differing by backend, on ``samples``, and the bounds of every accumulator."""
-    backends: dict[str, Any] = {}
-    if network is not None:
-        multiple = model.graph.size_multiple()
-        images = (pad_to_multiple(normalize(s.image, normalization), multiple)[0] for s in samples)
-        backends["fake_quantized"] = asdict(compare_codes(network, model.graph, images))
-    if has_compiler():
-        codes = [model.codes(sample.image)[0] for sample in samples]
-        backends["c"] = asdict(verify_c(model.graph, codes, sanitize=False))
-        backends["c_sanitized"] = asdict(verify_c(model.graph, codes[:SANITIZED_IMAGES]))
+    model: IntegerModel, network: UNet, samples: Sequence[Sample], normalization: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Labels]]:
+    """Compare the fake-quantized network and the C code with the interpreter, code by code, on ``samples``.
+
+    Returns:
+        Counts of codes compared and differing by backend with the bounds of every accumulator, and the fake-quantized
+        network's masks (s, h, w) by case.
+    """
+    graph = model.graph
+    fake_quantized = FakeQuantProof(network, graph)
+    with ExitStack() as stack:
+        verifiers: dict[str, CVerifier] = {}
+        if has_compiler():
+            verifiers["c"] = stack.enter_context(CVerifier(graph, sanitize=False))
+            verifiers["c_sanitized"] = stack.enter_context(CVerifier(graph))
+
+        def mask_of(sample: Sample) -> Labels:
+            codes, padding = model.codes(sample.image)
+            image = pad_to_multiple(normalize(sample.image, normalization), graph.size_multiple())[0]
+            expected = interpreter.trace(graph, codes[None])
+            for name, verifier in verifiers.items():
+                if name == "c" or verifier.proof.images < SANITIZED_IMAGES:
+                    verifier.compare(codes, expected)
+            return unpad(fake_quantized.compare(image, expected), padding)
+
+        masks = stack_by_case(samples, mask_of)
+        backends = {"fake_quantized": asdict(fake_quantized.count)}
+        backends |= {name: asdict(verifier.proof) for name, verifier in verifiers.items()}
     accumulators = [
         {"name": proof.name, "bit_width": proof.bit_width, "low": proof.low, "high": proof.high}
-        for proof in ranges.prove(model.graph)
+        for proof in ranges.prove(graph)
     ]
-    return {"backends": backends, "accumulators": accumulators}
+    return {"backends": backends, "accumulators": accumulators}, masks
 
 
 def _summary(

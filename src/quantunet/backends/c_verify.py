@@ -7,13 +7,15 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quantunet.arith import Int64
 from quantunet.backends.c_build import (
     SANITIZERS,
     CompilerError,
@@ -71,6 +73,59 @@ class FloatCheck:
         return self.instructions > 0 and not self.findings
 
 
+class CVerifier:
+    """The exported project as a program of its own, run on one image after another; ``proof`` sums up.
+
+    To be used in a ``with`` statement, at whose end the programs, one for each image size, are removed.
+
+    Args:
+        sanitize: address and undefined-behaviour sanitizers, whose findings are failures.
+    """
+
+    def __init__(
+        self, graph: IntegerGraph, sanitize: bool = True, tiling: Tiling | None = None, kernel: Kernel = PORTABLE
+    ) -> None:
+        self.graph, self.sanitize, self.tiling, self.kernel = graph, sanitize, tiling, kernel
+        self.proof = Proof("c", 0, 0, 0, 0, 0)
+        self._folder = tempfile.TemporaryDirectory(prefix="quantunet-verify-")
+        self._programs: dict[tuple[int, int], tuple[Path, CModel]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._folder.cleanup()
+
+    def compare(self, codes: NDArray[np.integer], expected: Mapping[str, Int64]) -> None:
+        """Compare every code of every tensor that the program stores, of one image (c, h, w).
+
+        Args:
+            expected: what ``interpreter.trace`` gives for it.
+
+        Raises:
+            CompilerMissing: if there is no C compiler.
+            VerificationError: if the program crashes or a sanitizer finds something.
+        """
+        program, model = self._program(codes.shape[1], codes.shape[2])
+        traced = _run_program(program, model, codes)
+        compared, differing, first = self.proof.compared, self.proof.differing, self.proof.first_difference
+        for tensor, values in traced.items():
+            wrong = int(np.count_nonzero(values != expected[tensor][0]))
+            compared, differing = compared + values.size, differing + wrong
+            first = first or (tensor if wrong else "")
+        arena_bytes = max(self.proof.arena_bytes, model.plan.arena_bytes)
+        self.proof = Proof("c", len(traced), compared, differing, arena_bytes, self.proof.images + 1, first)
+
+    def _program(self, height: int, width: int) -> tuple[Path, CModel]:
+        size = height, width
+        if size not in self._programs:
+            model = lay_out(self.graph, height, width, self.tiling, kernel=self.kernel)
+            folder = Path(self._folder.name) / f"{height}x{width}"
+            folder.mkdir()
+            self._programs[size] = _compile_program(model, folder, self.sanitize), model
+        return self._programs[size]
+
+
 def verify_c(
     graph: IntegerGraph,
     inputs: Iterable[NDArray[np.integer]],
@@ -78,38 +133,17 @@ def verify_c(
     tiling: Tiling | None = None,
     kernel: Kernel = PORTABLE,
 ) -> Proof:
-    """Compile the exported project as a program of its own, run every input, compare every code of every tensor.
-
-    Args:
-        inputs: codes (c, h, w); sizes may differ from image to image.
-        sanitize: address and undefined-behaviour sanitizers, whose findings are failures.
+    """Compare the exported C with the interpreter on input codes (c, h, w), whose sizes may differ.
 
     Raises:
         CompilerMissing: if there is no C compiler.
         VerificationError: if the program crashes or a sanitizer finds something.
         GraphError: if an input does not fit the graph.
     """
-    groups: dict[tuple[int, int], list[NDArray[np.integer]]] = {}
-    for codes in inputs:
-        groups.setdefault((codes.shape[1], codes.shape[2]), []).append(codes)
-    names: set[str] = set()
-    compared = differing = arena_bytes = images = 0
-    first = ""
-    for (height, width), group in groups.items():
-        model = lay_out(graph, height, width, tiling, kernel=kernel)
-        arena_bytes = max(arena_bytes, model.plan.arena_bytes)
-        with tempfile.TemporaryDirectory(prefix="quantunet-verify-") as name:
-            program = _compile_program(model, Path(name), sanitize)
-            for codes in group:
-                expected = interpreter.trace(graph, codes[None])
-                traced = _run_program(program, model, codes)
-                names |= traced.keys()
-                images += 1
-                for tensor, values in traced.items():
-                    wrong = int(np.count_nonzero(values != expected[tensor][0]))
-                    compared, differing = compared + values.size, differing + wrong
-                    first = first or (tensor if wrong else "")
-    return Proof("c", len(names), compared, differing, arena_bytes, images, first)
+    with CVerifier(graph, sanitize, tiling, kernel) as verifier:
+        for codes in inputs:
+            verifier.compare(codes, interpreter.trace(graph, codes[None]))
+        return verifier.proof
 
 
 def float_free(out_dir: str | Path) -> FloatCheck:
@@ -148,7 +182,7 @@ def _compile_program(model: CModel, folder: Path, sanitize: bool) -> Path:
     files = {**project_files(model), "verify_main.c": _main_source(model)}
     write_files(folder, files)
     sources = [name for name in files if name.endswith(".c") and name != "test_model.c"]
-    flags = ["-O2", "-DQN_TRACE=verify_show", *(SANITIZERS if sanitize else ())]
+    flags = ["-DQN_TRACE=verify_show", *(("-O2", *SANITIZERS) if sanitize else ("-O3",))]
     compile_sources(folder, sources, "verify", flags)
     return folder / "verify"
 

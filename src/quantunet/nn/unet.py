@@ -131,3 +131,8 @@ def build_upsampling(kind: Upsampling, in_channels: int, out_channels: int, norm
             return UpsampleBilinear()
         case "transposed":
             return ConvLayer(in_channels, out_channels, transposed=True, norm_after_relu=norm_after_relu)
+
+
+def masks_of(logits: Tensor) -> Tensor:
+    """Masks (n, h, w) of logits (n, c, h, w): logit > 0 where there is one, else the arg-max over classes."""
+    return logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(1)

@@ -90,6 +90,20 @@ class DifferentiableQuantizer(TrainedWidth):
     def trained_bit_width(self) -> Tensor:  # noqa: D102
         return torch.log2(torch.exp2(self.width_source - self.step) + 1) + int(self.signed)
 
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Back within the bounds without a drift: beyond the most bits the step gives way, below the least both do.
+
+        If the range followed a step that its own noise makes finer, all that is large would be clipped within some ten
+        steps. The bit term pulls range and step together with equal force, so each gives way by half.
+        """
+        if self.frozen_width is None:
+            width = self.trained_bit_width
+            bounded = width.clamp(self.min_bit_width, self.max_bit_width)
+            finer = torch.where(width == bounded, 0.0, self._range_of(bounded) - self.width_source)  # octaves
+            self.step.sub_(torch.where(finer > 0, finer / 2, finer))
+            self.width_source.add_(finer.clamp_min(0) / 2)
+
     def set_bit_width_(self, bit_width: Tensor) -> None:
         """Keep the range where codes get fewer: the step takes what the width gives up, in whole octaves."""
         octaves = self.frozen_bit_width(0.5) - round_half_up(bit_width)

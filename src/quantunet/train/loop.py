@@ -24,7 +24,7 @@ from quantunet.metrics.overlap import dice_score
 from quantunet.nn import widths
 from quantunet.nn.prepare import freeze_bit_widths_
 from quantunet.nn.removal import load_smaller_, remove_channels_
-from quantunet.nn.unet import UNet
+from quantunet.nn.unet import UNet, masks_of
 from quantunet.train.batches import TrainingSet, sample_batch
 from quantunet.train.bit_term import bit_term
 from quantunet.train.budget import TOLERANCE, Budget, BudgetController, Kind
@@ -349,9 +349,8 @@ def validate(network: UNet, data: TrainingData) -> float:
 def predict_mask(network: UNet, image: NDArray[np.float32], device: torch.device | None = None) -> NDArray[np.uint8]:
     """Mask (h, w) of one padded image (c, h, w): logit > 0, or the arg-max over classes."""
     parameter = next(network.parameters())
-    logits = network(torch.from_numpy(image)[None].to(device or parameter.device, parameter.dtype))[0]
-    mask = logits[0] > 0 if len(logits) == 1 else logits.argmax(0)
-    return mask.cpu().numpy().astype(np.uint8)
+    logits = network(torch.from_numpy(image)[None].to(device or parameter.device, parameter.dtype))
+    return masks_of(logits)[0].cpu().numpy().astype(np.uint8)
 
 
 def _status(record: dict[str, Any], best_dice: float) -> str:
