@@ -23,8 +23,8 @@ import numpy as np
 from classic_graph import classic_graph
 from verilog_twin import uniform_twin
 
-from quantunet.backends.finn_model import finn_model
-from quantunet.backends.qonnx_model import qonnx_model
+from quantunet.backends.onnx.finn import finn_model
+from quantunet.backends.onnx.qonnx import qonnx_model
 from quantunet.cli.model_data import input_codes
 from quantunet.errors import UserError
 from quantunet.formats import INT32

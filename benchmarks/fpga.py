@@ -22,10 +22,10 @@ from random_graphs import random_codes, random_graph
 from verilog_twin import uniform_twin
 
 from quantunet import fpga_cost
-from quantunet.backends.verilog_estimate import conv_shape, folding_cost
-from quantunet.backends.verilog_plan import Plan, make_plan
-from quantunet.backends.verilog_project import plan_for
-from quantunet.backends.verilog_synthesize import synthesize
+from quantunet.backends.verilog.estimate import conv_shape, folding_cost
+from quantunet.backends.verilog.plan import Plan, make_plan
+from quantunet.backends.verilog.project import plan_for
+from quantunet.backends.verilog.synthesize import synthesize
 from quantunet.fpga_cost import ConvShape, Resources
 from quantunet.integer_model import IntegerModel
 

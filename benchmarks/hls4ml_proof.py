@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from random_graphs import random_codes, random_graph
 
-from quantunet.backends.hls4ml_verify import verify_hls4ml
+from quantunet.backends.hls4ml.verify import verify_hls4ml
 
 
 def main() -> None:

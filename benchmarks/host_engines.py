@@ -22,7 +22,7 @@ from pathlib import Path
 import yaml
 from classic_graph import classic_graph
 
-from quantunet.backends.c_build import find_compiler
+from quantunet.backends.c.build import find_compiler
 from quantunet.ir.graph import ConvTranspose2d, IntegerGraph
 from quantunet.ir.packed_file import read_model
 

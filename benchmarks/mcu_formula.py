@@ -1,4 +1,4 @@
-"""Fits the factors of ``backends/c_instructions.py`` to exact counts under QEMU; prints them and the largest error.
+"""Fits the factors of ``backends/mcu/instructions.py`` to exact counts under QEMU; prints them and the largest error.
 
 Run: python benchmarks/mcu_formula.py   (some minutes; Cortex-M4, U-Nets of random weights under several plans)
 """
@@ -13,11 +13,11 @@ import numpy as np
 from classic_graph import classic_graph
 from mcu_instructions import whole_board
 
-from quantunet.backends.c_instructions import node_terms
-from quantunet.backends.c_layout import CModel, lay_out
-from quantunet.backends.c_mcu import mcu_files
-from quantunet.backends.c_qemu import build_firmware, read_report, run_firmware
-from quantunet.backends.c_targets import C_TARGETS
+from quantunet.backends.c.layout import CModel, lay_out
+from quantunet.backends.mcu.instructions import node_terms
+from quantunet.backends.mcu.project import mcu_files
+from quantunet.backends.mcu.qemu import build_firmware, read_report, run_firmware
+from quantunet.backends.mcu.targets import C_TARGETS
 
 TARGET = C_TARGETS["cortex-m4"]
 GRAPHS = ((5, 32, 4), (8, 64, 6), (13, 64, 5), (16, 32, 6), (10, 96, 6))

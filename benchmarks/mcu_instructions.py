@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 from classic_graph import classic_graph
 
-from quantunet.backends.c_board import Budget, board_files, linker_script, makefile
-from quantunet.backends.c_layout import c_array
-from quantunet.backends.c_mcu import lay_out_for, mcu_files
-from quantunet.backends.c_plan import Tiling, plan
-from quantunet.backends.c_qemu import build_firmware, read_report, run_firmware, section_bytes
-from quantunet.backends.c_targets import C_TARGETS, CTarget
+from quantunet.backends.c.layout import c_array
+from quantunet.backends.c.plan import Tiling, plan
+from quantunet.backends.mcu.board import Budget, board_files, linker_script, makefile
+from quantunet.backends.mcu.project import lay_out_for, mcu_files
+from quantunet.backends.mcu.qemu import build_firmware, read_report, run_firmware, section_bytes
+from quantunet.backends.mcu.targets import C_TARGETS, CTarget
 from quantunet.backends.project_folder import write_project
 from quantunet.formats import IntFormat
 from quantunet.ir import graph as ir

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from random_graphs import random_codes, random_graph
 
-from quantunet.backends.onnx_verify import OnnxProof, QonnxProof, verify_onnx, verify_qonnx
+from quantunet.backends.onnx.verify import OnnxProof, QonnxProof, verify_onnx, verify_qonnx
 from quantunet.cli.model_data import input_codes
 from quantunet.integer_model import IntegerModel
 from quantunet.ir.graph import IntegerGraph

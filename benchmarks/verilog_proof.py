@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from random_graphs import random_codes, random_graph
 
-from quantunet.backends.verilog_estimate import folding_cost
-from quantunet.backends.verilog_plan import make_plan
-from quantunet.backends.verilog_project import plan_for
-from quantunet.backends.verilog_simulate import VerilogProof, verify_plan
+from quantunet.backends.verilog.estimate import folding_cost
+from quantunet.backends.verilog.plan import make_plan
+from quantunet.backends.verilog.project import plan_for
+from quantunet.backends.verilog.simulate import VerilogProof, verify_plan
 from quantunet.cli.model_data import input_codes
 from quantunet.integer_model import IntegerModel
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from quantunet.backends.verilog_estimate import estimate
-from quantunet.backends.verilog_plan import Plan
-from quantunet.backends.verilog_project import plan_for
-from quantunet.backends.verilog_synthesize import synthesize
+from quantunet.backends.verilog.estimate import estimate
+from quantunet.backends.verilog.plan import Plan
+from quantunet.backends.verilog.project import plan_for
+from quantunet.backends.verilog.synthesize import synthesize
 from quantunet.formats import IntFormat
 from quantunet.fpga_cost import Resources
 from quantunet.integer_model import IntegerModel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from quantunet.backends.hls4ml_streams import input_pixels_needed
+from quantunet.backends.hls4ml.streams import input_pixels_needed
 from quantunet.ir.graph import IntegerGraph
 
 

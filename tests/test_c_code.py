@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_graphs import random_codes, random_graph
 
-from quantunet.backends.c_build import has_compiler, runtime_files
-from quantunet.backends.c_code import export_c
-from quantunet.backends.c_layout import c_array, lay_out, sanitise
-from quantunet.backends.c_model import model_source, packed_weight
+from quantunet.backends.c.build import has_compiler, runtime_files
+from quantunet.backends.c.layout import c_array, lay_out, sanitise
+from quantunet.backends.c.model_source import model_source, packed_weight
+from quantunet.backends.c.project import export_c
 from quantunet.errors import UserError
 from quantunet.formats import IntFormat
 from quantunet.ir import graph as ir

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from graph_examples import random_requantize
 
-from quantunet.backends import c_plan
-from quantunet.backends.c_build import has_compiler
-from quantunet.backends.c_kernels import KERNELS
-from quantunet.backends.c_mcu_verify import verify_mcu
-from quantunet.backends.c_pack import packed_bits, tensor_bytes, unpack
-from quantunet.backends.c_qemu import has_tools
-from quantunet.backends.c_targets import C_TARGETS
-from quantunet.backends.c_verify import verify_c
+from quantunet.backends.c import plan as c_plan
+from quantunet.backends.c.build import has_compiler
+from quantunet.backends.c.kernels import KERNELS
+from quantunet.backends.c.pack import packed_bits, tensor_bytes, unpack
+from quantunet.backends.c.verify import verify_c
+from quantunet.backends.mcu.qemu import has_tools
+from quantunet.backends.mcu.targets import C_TARGETS
+from quantunet.backends.mcu.verify import verify_mcu
 from quantunet.formats import IntFormat
 from quantunet.ir import graph as ir
 from quantunet.ir.graph import IntegerGraph

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_graphs import random_codes, random_graph
 
-from quantunet.backends import c_plan
-from quantunet.backends.c_plan import Lifetime, Tiling
+from quantunet.backends.c import plan as c_plan
+from quantunet.backends.c.plan import Lifetime, Tiling
 from quantunet.formats import IntFormat
 from quantunet.ir import graph as ir
 

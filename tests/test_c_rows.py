@@ -8,10 +8,10 @@ import pytest
 from graph_examples import unet
 from random_graphs import random_codes, random_graph
 
-from quantunet.backends import c_plan
-from quantunet.backends.c_join import Joins, find_joins, parts_of
-from quantunet.backends.c_plan import Tiling
-from quantunet.backends.c_rows import RowPlan, plan_rows
+from quantunet.backends.c import plan as c_plan
+from quantunet.backends.c.join import Joins, find_joins, parts_of
+from quantunet.backends.c.plan import Tiling
+from quantunet.backends.c.rows import RowPlan, plan_rows
 from quantunet.formats import IntFormat
 from quantunet.ir import graph as ir
 

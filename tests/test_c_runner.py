@@ -9,9 +9,9 @@ import pytest
 from random_graphs import random_codes, random_graph
 
 from quantunet.arith import requantize
-from quantunet.backends import c_build
-from quantunet.backends.c_code import export_c
-from quantunet.backends.c_runner import CEngine, CompilerMissing, float_free, has_compiler, verify_c
+from quantunet.backends.c import build as c_build
+from quantunet.backends.c.project import export_c
+from quantunet.backends.c.runner import CEngine, CompilerMissing, float_free, has_compiler, verify_c
 from quantunet.formats import INT32, IntFormat
 from quantunet.ir import graph as ir
 from quantunet.ir import interpreter

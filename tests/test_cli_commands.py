@@ -14,7 +14,7 @@ import tifffile
 from PIL import Image
 from small_runs import command, finished_run, one_line_error
 
-from quantunet.backends.c_runner import has_compiler
+from quantunet.backends.c.runner import has_compiler
 
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C compiler")
 BOTH = pytest.mark.parametrize("source", ["run", "run/model.safetensors"])
@@ -129,9 +129,9 @@ def test_verify_with_onnx_and_qonnx(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_absent_package_is_named_with_its_extra(
     target: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for module in [name for name in sys.modules if name.startswith("quantunet.backends.onnx_project")]:
+    for module in [name for name in sys.modules if name.startswith("quantunet.backends.onnx.project")]:
         monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, "quantunet.backends.onnx_model", None)
+    monkeypatch.setitem(sys.modules, "quantunet.backends.onnx.model", None)
     monkeypatch.setitem(sys.modules, "onnx", None)
     message = one_line_error(
         capsys, "export", finished_run() / "run", "--to", target, "--out", tmp_path / "m", "--size", "32x32"

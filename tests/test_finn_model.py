@@ -16,9 +16,9 @@ from random_graphs import random_codes, random_graph
 from small_runs import finished_run, one_line_error
 
 from quantunet.arith import requantize
-from quantunet.backends.finn_model import finn_model, finn_type
 from quantunet.backends.integer_thresholds import integer_thresholds
-from quantunet.backends.onnx_verify import verify_qonnx
+from quantunet.backends.onnx.finn import finn_model, finn_type
+from quantunet.backends.onnx.verify import verify_qonnx
 from quantunet.formats import IntFormat, smallest_format
 from quantunet.ir.graph import (
     ConvTranspose2d,

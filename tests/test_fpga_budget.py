@@ -10,8 +10,8 @@ from graph_examples import unet
 from small_runs import command, one_line_error, write_settings, write_small_data
 
 from quantunet import measures
-from quantunet.backends.verilog_estimate import estimate
-from quantunet.backends.verilog_project import plan_for
+from quantunet.backends.verilog.estimate import estimate
+from quantunet.backends.verilog.project import plan_for
 from quantunet.errors import UserError
 from quantunet.integer_model import IntegerModel
 

@@ -14,8 +14,8 @@ from graph_examples import every_node, random_codes, unet
 from random_graphs import random_graph
 from stream_simulation import runs_to_its_end
 
-from quantunet.backends.hls4ml_layers import fixed, layer_list, reuse_factor
-from quantunet.backends.hls4ml_streams import skip_depths
+from quantunet.backends.hls4ml.layers import fixed, layer_list, reuse_factor
+from quantunet.backends.hls4ml.streams import skip_depths
 from quantunet.errors import UserError
 from quantunet.formats import IntFormat
 from quantunet.ir import ranges
@@ -27,7 +27,7 @@ needs_hls4ml = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
 @needs_hls4ml
 def test_the_c_simulation_equals_the_interpreter_on_every_kind_of_node() -> None:
     pytest.importorskip("hls4ml", reason="needs quantunet[hls]")
-    from quantunet.backends.hls4ml_verify import verify_hls4ml
+    from quantunet.backends.hls4ml.verify import verify_hls4ml
 
     graph = every_node(seed=3, by_shift=False, binary=False)
     codes = random_codes(np.random.default_rng(0), graph.input.output, (3, 2, 16, 12))
@@ -39,7 +39,7 @@ def test_the_c_simulation_equals_the_interpreter_on_every_kind_of_node() -> None
 @needs_hls4ml
 def test_the_exported_project_passes_its_own_test(tmp_path: Path) -> None:
     pytest.importorskip("hls4ml", reason="needs quantunet[hls]")
-    from quantunet.backends.hls4ml_project import export_hls4ml
+    from quantunet.backends.hls4ml.project import export_hls4ml
 
     graph = unet(base=2, levels=1)
     codes = list(random_codes(np.random.default_rng(0), graph.input.output, (2, 1, 16, 16)))

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from random_graphs import random_codes, random_graph
 
-from quantunet.backends.c_build import has_compiler
-from quantunet.backends.host_engine import HostEngine
-from quantunet.backends.host_library import build_host_library, kernel_names
-from quantunet.backends.host_plan import plan_host, steps
+from quantunet.backends.c.build import has_compiler
+from quantunet.backends.host.engine import HostEngine
+from quantunet.backends.host.library import build_host_library, kernel_names
+from quantunet.backends.host.plan import plan_host, steps
 from quantunet.formats import IntFormat
 from quantunet.ir import graph as ir
 from quantunet.ir import interpreter

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from quantunet.backends.c_build import accepts, find_compiler, has_compiler, host_files, write_files
-from quantunet.backends.c_model import tiling_header
-from quantunet.backends.c_plan import FAST
+from quantunet.backends.c.build import accepts, find_compiler, has_compiler, host_files, write_files
+from quantunet.backends.c.model_source import tiling_header
+from quantunet.backends.c.plan import FAST
 
 SOURCE = Path(__file__).parent / "c" / "host_program.c"
 RECORDED = Path(__file__).parent / "golden" / "host_instructions.json"

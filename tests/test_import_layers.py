@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "backends": {"ir", "formats", "arith", "fpga_cost", "energy"},
     "integer_model": {"ir", "backends", "data", "formats", "arith"},
     "lower": {"nn", "quant", "ir", "formats", "arith"},
-    "fake_quant_proof": {"nn", "ir"},
+    "fake_quant_proof": {"nn", "ir", "arith"},
     "measures": {"ir", "backends", "cost"},
     "report": {"cost", "metrics"},
 }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_runs import finished_run
 
-from quantunet.backends.c_runner import has_compiler
+from quantunet.backends.c.runner import has_compiler
 from quantunet.data.sample import Sample
 from quantunet.errors import UserError
 from quantunet.integer_model import IntegerModel, stack_by_case

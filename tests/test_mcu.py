@@ -11,15 +11,15 @@ import pytest
 from graph_examples import every_node, random_requantize, unet
 from random_graphs import random_codes, random_graph
 
-from quantunet.backends import c_swar
-from quantunet.backends.c_board import Budget, board_files, linker_script, makefile, mask_checksum
-from quantunet.backends.c_build import has_compiler
-from quantunet.backends.c_kernels import KERNELS
-from quantunet.backends.c_mcu import export_mcu, fit, lay_out_for, mcu_files, ram_bytes
-from quantunet.backends.c_mcu_verify import verify_images, verify_mcu
-from quantunet.backends.c_qemu import FirmwareError, build_firmware, has_tools, read_report, run_firmware
-from quantunet.backends.c_targets import C_TARGETS, CTarget, find_c_target
-from quantunet.backends.c_verify import verify_c
+from quantunet.backends.c import swar as c_swar
+from quantunet.backends.c.build import has_compiler
+from quantunet.backends.c.kernels import KERNELS
+from quantunet.backends.c.verify import verify_c
+from quantunet.backends.mcu.board import Budget, board_files, linker_script, makefile, mask_checksum
+from quantunet.backends.mcu.project import export_mcu, fit, lay_out_for, mcu_files, ram_bytes
+from quantunet.backends.mcu.qemu import FirmwareError, build_firmware, has_tools, read_report, run_firmware
+from quantunet.backends.mcu.targets import C_TARGETS, CTarget, find_c_target
+from quantunet.backends.mcu.verify import verify_images, verify_mcu
 from quantunet.errors import UserError
 from quantunet.formats import IntFormat
 from quantunet.ir import graph as ir

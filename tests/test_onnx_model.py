@@ -11,10 +11,10 @@ import onnx
 import pytest
 from graph_examples import every_node, random_codes, unet
 
-from quantunet.backends import onnx_verify
-from quantunet.backends.onnx_model import onnx_model
-from quantunet.backends.onnx_verify import verify_onnx, verify_qonnx
-from quantunet.backends.qonnx_model import qonnx_model
+from quantunet.backends.onnx import verify as onnx_verify
+from quantunet.backends.onnx.model import onnx_model
+from quantunet.backends.onnx.qonnx import qonnx_model
+from quantunet.backends.onnx.verify import verify_onnx, verify_qonnx
 from quantunet.formats import INT32, IntFormat
 from quantunet.ir.graph import ArgMax, Conv2d, GraphError, Input, IntegerGraph, Requantize, Threshold
 

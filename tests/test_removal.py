@@ -10,7 +10,7 @@ import torch
 from random_networks import random_network
 from torch import nn
 
-from quantunet.backends.c_runner import build_engines, has_compiler
+from quantunet.backends.c.runner import build_engines, has_compiler
 from quantunet.fake_quant_proof import compare_codes
 from quantunet.ir import interpreter
 from quantunet.ir.packed_file import encode_model

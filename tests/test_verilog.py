@@ -11,16 +11,16 @@ import pytest
 from graph_examples import every_node, unet
 from random_graphs import random_codes, random_graph
 
-from quantunet.backends import verilog_tools
-from quantunet.backends.verilog_estimate import estimate, folding_cost
-from quantunet.backends.verilog_fold import PlanError, signed_bits
-from quantunet.backends.verilog_plan import Plan, make_plan
-from quantunet.backends.verilog_project import export_verilog, plan_for
-from quantunet.backends.verilog_simulate import verify_plan
-from quantunet.backends.verilog_stream import EMPTY
-from quantunet.backends.verilog_synthesize import synthesize
-from quantunet.backends.verilog_tools import ToolMissing, find_verilator, has_verilator, has_yosys
-from quantunet.backends.verilog_top import design_text
+from quantunet.backends.verilog import tools as verilog_tools
+from quantunet.backends.verilog.estimate import estimate, folding_cost
+from quantunet.backends.verilog.fold import PlanError, signed_bits
+from quantunet.backends.verilog.plan import Plan, make_plan
+from quantunet.backends.verilog.project import export_verilog, plan_for
+from quantunet.backends.verilog.simulate import verify_plan
+from quantunet.backends.verilog.stream import EMPTY
+from quantunet.backends.verilog.synthesize import synthesize
+from quantunet.backends.verilog.tools import ToolMissing, find_verilator, has_verilator, has_yosys
+from quantunet.backends.verilog.top import design_text
 from quantunet.cli.fpga_table import show_fpga_cost
 from quantunet.energy import layer_energy
 from quantunet.errors import UserError

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from quantunet.backends.verilog_tools import ToolMissing, find_verilator, find_yosys, has_verilator, has_yosys
+from quantunet.backends.verilog.tools import ToolMissing, find_verilator, find_yosys, has_verilator, has_yosys
 
 
 def only(monkeypatch: pytest.MonkeyPatch, programs: set[str], wheels: set[str]) -> None:

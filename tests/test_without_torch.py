@@ -8,7 +8,7 @@ from pathlib import Path
 
 from small_runs import finished_run, subprocess_environment
 
-from quantunet.backends.c_runner import has_compiler
+from quantunet.backends.c.runner import has_compiler
 
 BLOCKED = ("torch", "torchvision", "lightning_fabric", "lightning", "brevitas", "monai", "sklearn", "tensorboard")
 

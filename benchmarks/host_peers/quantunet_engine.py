@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from classic_graph import classic_graph
 
-from quantunet.backends.host_engine import HostEngine
+from quantunet.backends.host.engine import HostEngine
 from quantunet.ir.packed_file import read_model
 
 

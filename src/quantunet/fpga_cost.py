@@ -1,6 +1,6 @@
 """Resources of the Verilog design, estimated by formula: tables of six inputs, 18-kbit RAMs, multipliers, clocks.
 
-The terms count what the modules of ``backends/verilog_rtl`` are made of; the factors before them were fitted to what
+The terms count what the modules of ``backends/verilog/rtl`` are made of; the factors before them were fitted to what
 Yosys makes of them (``benchmarks/fpga.py``, which prints the errors). Nothing here imports anything of ours.
 """
 

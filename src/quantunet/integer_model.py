@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quantunet.backends.c_build import has_compiler
-from quantunet.backends.host_engine import HostEngine
+from quantunet.backends.c.build import has_compiler
+from quantunet.backends.host.engine import HostEngine
 from quantunet.data.normalize import Padding, normalize, pad_to_multiple, unpad
 from quantunet.data.sample import Sample
 from quantunet.errors import UserError

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from quantunet.backends.c_build import compile_sources, runtime_files, write_files
-from quantunet.backends.c_layout import lay_out
-from quantunet.backends.c_model import model_header, model_source, tiling_header
-from quantunet.backends.c_plan import SMALL, lifetimes, plan
-from quantunet.backends.verilog_estimate import estimate
-from quantunet.backends.verilog_fold import PlanError
-from quantunet.backends.verilog_project import plan_for
+from quantunet.backends.c.build import compile_sources, runtime_files, write_files
+from quantunet.backends.c.layout import lay_out
+from quantunet.backends.c.model_source import model_header, model_source, tiling_header
+from quantunet.backends.c.plan import SMALL, lifetimes, plan
+from quantunet.backends.verilog.estimate import estimate
+from quantunet.backends.verilog.fold import PlanError
+from quantunet.backends.verilog.project import plan_for
 from quantunet.errors import UserError
 from quantunet.ir.graph import IntegerGraph
 from quantunet.ir.layer_table import layer_table, totals

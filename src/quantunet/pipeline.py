@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from quantunet import __version__, measures
-from quantunet.backends.c_build import has_compiler
-from quantunet.backends.c_verify import CVerifier
+from quantunet.backends.c.build import has_compiler
+from quantunet.backends.c.verify import CVerifier
 from quantunet.data.config import PHANTOM
 from quantunet.data.manifest import check_no_leak, manifest
 from quantunet.data.normalize import normalize, pad_to_multiple, resolve, unpad

@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from random_graphs import random_codes, random_graph
 
-from quantunet.backends import c_plan
-from quantunet.backends.c_plan import FAST, SMALL
-from quantunet.backends.c_runner import build_engines, has_compiler
+from quantunet.backends.c import plan as c_plan
+from quantunet.backends.c.plan import FAST, SMALL
+from quantunet.backends.c.runner import build_engines, has_compiler
 from quantunet.ir import interpreter
 from quantunet.ir.graph import ConvTranspose2d, UpsampleBilinear2d, UpsampleNearest2d
 

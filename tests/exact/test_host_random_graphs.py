@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from random_graphs import random_codes, random_graph
 
-from quantunet.backends.c_build import has_compiler
-from quantunet.backends.host_engine import HostEngine
-from quantunet.backends.host_library import kernel_names
+from quantunet.backends.c.build import has_compiler
+from quantunet.backends.host.engine import HostEngine
+from quantunet.backends.host.library import kernel_names
 from quantunet.ir import interpreter
 
 GRAPHS = 240

@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from random_networks import random_network
 
-from quantunet.backends.c_plan import SMALL
-from quantunet.backends.c_runner import build_engines, has_compiler
+from quantunet.backends.c.plan import SMALL
+from quantunet.backends.c.runner import build_engines, has_compiler
 from quantunet.fake_quant_proof import compare_codes
 from quantunet.ir import interpreter
 from quantunet.ir.graph import ConvTranspose2d, GraphError, IntegerGraph, UpsampleBilinear2d, UpsampleNearest2d

@@ -13,7 +13,7 @@ import torch
 from random_graphs import random_codes, random_graph
 from random_networks import random_network
 
-from quantunet.backends.onnx_verify import verify_onnx, verify_qonnx
+from quantunet.backends.onnx.verify import verify_onnx, verify_qonnx
 from quantunet.ir import interpreter
 from quantunet.ir.graph import ConvTranspose2d, UpsampleBilinear2d, UpsampleNearest2d
 from quantunet.lower import lower

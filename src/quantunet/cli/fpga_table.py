@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from quantunet.backends.verilog_estimate import energies, estimate
-from quantunet.backends.verilog_project import plan_for
-from quantunet.backends.verilog_synthesize import synthesize
+from quantunet.backends.verilog.estimate import energies, estimate
+from quantunet.backends.verilog.project import plan_for
+from quantunet.backends.verilog.synthesize import synthesize
 from quantunet.cli.app import console, print_json, print_table
 from quantunet.energy import Energy
 from quantunet.errors import UserError

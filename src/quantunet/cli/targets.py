@@ -19,7 +19,7 @@ from quantunet.errors import UserError
 from quantunet.ir.graph import IntegerGraph
 
 if TYPE_CHECKING:
-    from quantunet.backends.c_board import Budget
+    from quantunet.backends.mcu.board import Budget
 
 Codes = NDArray[np.integer]
 Options = Mapping[str, str]
@@ -95,8 +95,8 @@ def read_options(target: Target, settings: Sequence[str]) -> dict[str, str]:
 
 
 def _export_c(request: Export) -> Path:
-    from quantunet.backends.c_code import export_c
-    from quantunet.backends.c_mcu import export_mcu
+    from quantunet.backends.c.project import export_c
+    from quantunet.backends.mcu.project import export_mcu
 
     budget = _c_budget(request.options)
     if budget is None:
@@ -105,7 +105,7 @@ def _export_c(request: Export) -> Path:
 
 
 def _remark_c(request: Export) -> str:
-    from quantunet.backends.c_mcu import fit, lay_out_for, trade_off
+    from quantunet.backends.mcu.project import fit, lay_out_for, trade_off
 
     budget = _c_budget(request.options)
     if budget is None:
@@ -115,8 +115,8 @@ def _remark_c(request: Export) -> str:
 
 
 def _verify_c(graph: IntegerGraph, inputs: Sequence[Codes], options: Options) -> dict[str, Any]:
-    from quantunet.backends.c_mcu_verify import verify_images
-    from quantunet.backends.c_verify import verify_c
+    from quantunet.backends.c.verify import verify_c
+    from quantunet.backends.mcu.verify import verify_images
 
     budget = _c_budget(options)
     return asdict(verify_c(graph, inputs) if budget is None else verify_images(graph, inputs, budget))
@@ -128,8 +128,8 @@ def _c_budget(options: Options) -> Budget | None:
     Raises:
         UserError: if the target is unknown, a size malformed or more than there is, or a size is given without target.
     """
-    from quantunet.backends.c_board import Budget
-    from quantunet.backends.c_targets import find_c_target
+    from quantunet.backends.mcu.board import Budget
+    from quantunet.backends.mcu.targets import find_c_target
 
     name = options.get("target", "generic")
     if name == "generic":
@@ -162,14 +162,14 @@ def _widths(options: Options) -> Literal["channel", "layer"]:
 
 def _export_onnx(request: Export) -> Path:
     with _extra("onnx"):
-        from quantunet.backends.onnx_project import export_onnx
+        from quantunet.backends.onnx.project import export_onnx
     return export_onnx(request.graph, request.out_dir, request.recorded, _opset(request.options))
 
 
 def _verify_onnx(graph: IntegerGraph, inputs: Sequence[Codes], options: Options) -> dict[str, Any]:
     opset = _opset(options)
     with _extra("onnx"):
-        from quantunet.backends.onnx_verify import verify_onnx
+        from quantunet.backends.onnx.verify import verify_onnx
     proof = verify_onnx(graph, inputs, opset)
     return asdict(proof) | {"note": proof.note}
 
@@ -189,7 +189,7 @@ def _for_finn(options: Options) -> bool:
 def _export_qonnx(request: Export) -> Path:
     widths, for_finn = _widths(request.options), _for_finn(request.options)
     with _extra("onnx"):
-        from quantunet.backends.onnx_project import export_qonnx
+        from quantunet.backends.onnx.project import export_qonnx
     return export_qonnx(request.graph, request.out_dir, request.size_px, request.recorded, widths, for_finn)
 
 
@@ -197,7 +197,7 @@ def _verify_qonnx(graph: IntegerGraph, inputs: Sequence[Codes], options: Options
     widths, for_finn = _widths(options), _for_finn(options)
     with_passes = _choice(options, "passes", ("yes", "no")) == "yes"
     with _extra("onnx"):
-        from quantunet.backends.onnx_verify import verify_qonnx
+        from quantunet.backends.onnx.verify import verify_qonnx
     proof = verify_qonnx(graph, inputs, widths, with_passes, for_finn)
     return asdict(proof) | {"note": proof.note}
 
@@ -205,7 +205,7 @@ def _verify_qonnx(graph: IntegerGraph, inputs: Sequence[Codes], options: Options
 def _export_hls4ml(request: Export) -> Path:
     cycles = _positive(request.options, "cycles")
     with _extra("hls"):
-        from quantunet.backends import hls4ml_project
+        from quantunet.backends.hls4ml import project as hls4ml_project
     return hls4ml_project.export_hls4ml(
         request.graph,
         request.out_dir,
@@ -218,7 +218,7 @@ def _export_hls4ml(request: Export) -> Path:
 
 def _verify_hls4ml(graph: IntegerGraph, inputs: Sequence[Codes], _: Options) -> dict[str, Any]:
     with _extra("hls"):
-        from quantunet.backends.hls4ml_verify import verify_hls4ml
+        from quantunet.backends.hls4ml.verify import verify_hls4ml
     proof = verify_hls4ml(graph, inputs)
     return asdict(proof) | {"note": proof.note}
 
@@ -263,14 +263,14 @@ def _extra(name: str) -> Iterator[None]:
 
 
 def _export_verilog(request: Export) -> Path:
-    from quantunet.backends.verilog_project import export_verilog
+    from quantunet.backends.verilog.project import export_verilog
 
     return export_verilog(request.graph, request.out_dir, *request.size_px, request.recorded, request.options)
 
 
 def _verify_verilog(graph: IntegerGraph, inputs: Sequence[Codes], options: Options) -> dict[str, Any]:
-    from quantunet.backends.verilog_project import plan_for
-    from quantunet.backends.verilog_simulate import verify_verilog
+    from quantunet.backends.verilog.project import plan_for
+    from quantunet.backends.verilog.simulate import verify_verilog
 
     return asdict(verify_verilog(graph, inputs, lambda model, height, width: plan_for(model, height, width, options)))
 

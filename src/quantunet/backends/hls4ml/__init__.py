@@ -1,0 +1,1 @@
+"""hls4ml: a Vitis project, and the layers that it lacks."""

@@ -1,0 +1,1 @@
+"""Microcontrollers: the C99 project as firmware of a board, run under QEMU."""

@@ -1,0 +1,1 @@
+"""ONNX, QONNX and the QONNX that FINN reads."""

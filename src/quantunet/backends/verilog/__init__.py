@@ -1,0 +1,1 @@
+"""Verilog: a streaming design, its folding, its estimate, simulation and synthesis."""
