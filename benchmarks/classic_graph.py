@@ -1,6 +1,8 @@
-"""Integer graphs of the classic U-Net with random weights of given widths, for measuring speed alone."""
+"""Integer graphs with random weights of given widths, for measuring speed alone: the classic U-Net."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,47 +14,58 @@ def classic_graph(
     base_channels: int, levels: int, upsampling: str, weight_bits: int, activation_bits: int
 ) -> ir.IntegerGraph:
     """Two 3x3 convolutions a level, down by pooling, up by ``transposed`` 2x2 convolutions or ``nearest``."""
-    rng = np.random.default_rng(0)
-    nodes: list[ir.Node] = [ir.Input("image", (), 1, IntFormat(activation_bits, False), 1.0)]
-    channels: dict[str, int] = {"image": 1}
+    return u_net([base_channels << level for level in range(levels)], upsampling, weight_bits, activation_bits)
 
-    def conv(name: str, source: str, out: int, kernel: int, is_raw: bool = False) -> str:
-        limits = IntFormat(weight_bits, True)
-        fan_in = channels[source]
-        weight = rng.integers(limits.q_min, limits.q_max + 1, (out, fan_in, kernel, kernel)).astype(np.int32)
-        widths, bias = np.full(out, weight_bits, np.int32), rng.integers(-50, 50, out).astype(np.int32)
-        products = fan_in * (1 if kernel == 2 else kernel**2)
-        spread = np.sqrt(products) * 2.0 ** (weight_bits - 1) * 2.0**activation_bits / 3
-        shift = max(int(np.log2(spread)) - activation_bits + 1, 0)
-        stage = ir.Requantize(np.ones(out, np.int32), np.full(out, shift, np.int32), IntFormat(activation_bits, False))
-        if kernel == 2:
-            nodes.append(ir.ConvTranspose2d(name, (source,), weight, widths, bias, stage))
+
+def u_net(widths: Sequence[int], upsampling: str, weight_bits: int, activation_bits: int) -> ir.IntegerGraph:
+    """The same with so many channels a level."""
+    made = _Builder(weight_bits, activation_bits)
+    x, skips = "image", []
+    for level, width in enumerate(widths):
+        if level:
+            x = made.add(ir.MaxPool2d(f"pool{level}", (x,)), made.channels[x])
+        x = made.conv(f"enc{level}b", made.conv(f"enc{level}a", x, width, 3), width, 3)
+        skips.append(x)
+    for level in reversed(range(len(widths) - 1)):
+        width = widths[level]
+        if upsampling == "transposed":
+            x = made.conv(f"up{level}", x, width, 2)
         else:
-            padding = kernel // 2
-            nodes.append(ir.Conv2d(name, (source,), weight, widths, bias, None if is_raw else stage, padding=padding))
-        channels[name] = out
-        return name
+            x = made.add(ir.UpsampleNearest2d(f"up{level}", (x,)), made.channels[x])
+        both = made.channels[skips[level]] + made.channels[x]
+        x = made.add(ir.Concat(f"cat{level}", (skips[level], x)), both)
+        x = made.conv(f"dec{level}b", made.conv(f"dec{level}a", x, width, 3), width, 3)
+    return made.finish(x)
 
-    def add(node: ir.Node, count: int) -> str:
-        nodes.append(node)
-        channels[node.name] = count
+
+class _Builder:
+    def __init__(self, weight_bits: int, activation_bits: int) -> None:
+        self.rng = np.random.default_rng(0)
+        self.weight_bits, self.activation_bits = weight_bits, activation_bits
+        self.nodes: list[ir.Node] = [ir.Input("image", (), 1, IntFormat(activation_bits, False), 1.0)]
+        self.channels: dict[str, int] = {"image": 1}
+
+    def conv(self, name: str, source: str, out: int, kernel: int, is_raw: bool = False) -> str:
+        limits, bits = IntFormat(self.weight_bits, True), self.activation_bits
+        fan_in = self.channels[source]
+        weight = self.rng.integers(limits.q_min, limits.q_max + 1, (out, fan_in, kernel, kernel)).astype(np.int32)
+        widths = np.full(out, self.weight_bits, np.int32)
+        bias = self.rng.integers(-50, 50, out).astype(np.int32)
+        products = fan_in * (1 if kernel == 2 else kernel**2)
+        spread = np.sqrt(products) * 2.0 ** (self.weight_bits - 1) * 2.0**bits / 3
+        shift = max(int(np.log2(spread)) - bits + 1, 0)
+        stage = ir.Requantize(np.ones(out, np.int32), np.full(out, shift, np.int32), IntFormat(bits, False))
+        if kernel == 2:
+            return self.add(ir.ConvTranspose2d(name, (source,), weight, widths, bias, stage), out)
+        stage_or_none = None if is_raw else stage
+        return self.add(ir.Conv2d(name, (source,), weight, widths, bias, stage_or_none, padding=kernel // 2), out)
+
+    def add(self, node: ir.Node, count: int) -> str:
+        self.nodes.append(node)
+        self.channels[node.name] = count
         return node.name
 
-    x, skips = "image", []
-    for level in range(levels):
-        width = base_channels << level
-        if level:
-            x = add(ir.MaxPool2d(f"pool{level}", (x,)), channels[x])
-        x = conv(f"enc{level}b", conv(f"enc{level}a", x, width, 3), width, 3)
-        skips.append(x)
-    for level in reversed(range(levels - 1)):
-        width = base_channels << level
-        if upsampling == "transposed":
-            x = conv(f"up{level}", x, width, 2)
-        else:
-            x = add(ir.UpsampleNearest2d(f"up{level}", (x,)), channels[x])
-        x = add(ir.Concat(f"cat{level}", (skips[level], x)), channels[skips[level]] + channels[x])
-        x = conv(f"dec{level}b", conv(f"dec{level}a", x, width, 3), width, 3)
-    head = conv("head", x, 1, 1, is_raw=True)
-    nodes.append(ir.Threshold("mask", (head,), 0))
-    return ir.IntegerGraph(tuple(nodes))
+    def finish(self, source: str) -> ir.IntegerGraph:
+        head = self.conv("head", source, 1, 1, is_raw=True)
+        self.add(ir.Threshold("mask", (head,), 0), 1)
+        return ir.IntegerGraph(tuple(self.nodes))

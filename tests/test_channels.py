@@ -18,9 +18,9 @@ from quantunet.nn.prepare import freeze_bit_widths_, weight_quantizers
 from quantunet.nn.removal import remove_channels_
 from quantunet.nn.unet import UNet, Upsampling
 from quantunet.quant.quantizers import LearnedPowerOfTwo
-from quantunet.train.budget import Budget, Kind
+from quantunet.train.budget import CHANNEL_KINDS, Budget, Kind
 from quantunet.train.build import build_float_network, build_quantized_network
-from quantunet.train.channels import drop_channels_, mac_costs, ram_costs, update_importance_
+from quantunet.train.channels import drop_channels_, drop_groups_, mac_costs, ram_costs, update_importance_
 from quantunet.train.config import NetworkConfig, QuantizerConfig
 from quantunet.train.size import Measures, Sizes
 
@@ -29,6 +29,7 @@ MEASURE = {
     "ram": measures.ram_bytes,
     "macs": measures.macs,
     "bops": measures.bops,
+    "latency": measures.latency_ms,
     "lut": lambda graph, size: measures.lut(graph, size, None, 100.0),
 }
 
@@ -66,7 +67,11 @@ def amount(kind: Kind, net: UNet) -> float:
     return measures.file_bytes(graph) if kind == "file" else MEASURE[kind](graph, SIZE)
 
 
-MEASURES = Measures(amount, lambda net: measures.peak_tensors(lower(net), SIZE))
+MEASURES = Measures(
+    amount,
+    lambda net: measures.peak_tensors(lower(net), SIZE),
+    lambda net: measures.latency_savings(lower(net), SIZE),
+)
 
 
 @pytest.mark.parametrize("upsampling", ["nearest", "bilinear", "transposed"])
@@ -101,6 +106,17 @@ def test_memory_of_a_channel_is_that_of_all_copies_of_it() -> None:
     assert before - amount("ram", net) == pytest.approx(costs["encoders.0.conv2"], abs=200)
 
 
+def test_the_group_goes_whose_importance_is_least_for_what_it_saves() -> None:
+    net, name = network(), "encoders.1.conv1"
+    layer, importance = conv_layers(net)[name], importance_of(net, name)
+    kept, others = importance.sort().values[4:].tolist(), importance_of(net, "encoders.0.conv1")
+    others.fill_(1.0)
+    importance.div_(1e3)
+    options = {name: [(4, 1.0), (1, 1e-9)], "encoders.0.conv1": [(1, 1.0)]}
+    drop_groups_(net, lambda: options if layer.conv.out_channels == len(kept) + 4 else {})
+    assert sorted(importance_of(net, name).tolist()) == pytest.approx([value / 1e3 for value in kept])
+
+
 def test_importance_is_the_squared_first_order_change_of_the_loss() -> None:
     net, name = network(), "encoders.0.conv1"
     importance_of(net, name).zero_()
@@ -125,7 +141,10 @@ def test_the_least_important_channels_go_first_and_one_of_each_layer_stays() -> 
     assert [layer.conv.out_channels for layer in conv_layers(net).values()] == [1] * 11
 
 
-@pytest.mark.parametrize("budgets", [["ram"], ["macs"], ["ram", "macs"], ["bops"], ["lut"], ["file"], ["bits", "macs"]])
+@pytest.mark.parametrize(
+    "budgets",
+    [["ram"], ["macs"], ["latency"], ["ram", "macs", "latency"], ["bops"], ["lut"], ["file"], ["bits", "macs"]],
+)
 def test_freezing_meets_the_budgets(budgets: list[Kind]) -> None:
     net = network()
     quantizer_of(net, "encoders.0.conv1").width.data[0] = 0.1
@@ -139,7 +158,7 @@ def test_freezing_meets_the_budgets(budgets: list[Kind]) -> None:
         real = widths.weight_bits(net) if budget.kind == "bits" else amount(budget.kind, net)
         assert sizes.now(budget) == pytest.approx(real, rel=1e-6)
         assert real <= budget.amount
-        if budget.kind not in ("ram", "macs"):
+        if budget.kind not in CHANNEL_KINDS:
             assert real >= 0.97 * budget.amount, "what is allowed is used"
 
 

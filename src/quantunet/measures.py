@@ -1,4 +1,4 @@
-"""What a budget counts, measured on the integer model: bytes of file, C code and memory, operations, look-up tables."""
+"""What a budget counts, of the integer model: bytes of file, C code and memory, operations, look-up tables, time."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from quantunet.backends.c.build import compile_sources, runtime_files, write_fil
 from quantunet.backends.c.layout import lay_out
 from quantunet.backends.c.model_source import model_header, model_source, tiling_header
 from quantunet.backends.c.plan import SMALL, lifetimes, plan
+from quantunet.backends.host.latency import HostLatency
 from quantunet.backends.verilog.estimate import estimate
 from quantunet.backends.verilog.fold import PlanError
 from quantunet.backends.verilog.project import plan_for
@@ -80,6 +81,16 @@ def macs(graph: IntegerGraph, size: Size) -> int:
 def bops(graph: IntegerGraph, size: Size) -> int:
     """Multiply-accumulates times weight bits times activation bits, of an image of ``size`` (h, w)."""
     return totals(graph, layer_table(graph, *size), *size).bops
+
+
+def latency_ms(graph: IntegerGraph, size: Size) -> float:
+    """Milliseconds of the host engine for an image of ``size`` (h, w), one thread, by formula."""
+    return HostLatency(graph, *size).ms()
+
+
+def latency_savings(graph: IntegerGraph, size: Size) -> dict[str, list[tuple[int, float]]]:
+    """By layer: numbers of channels without which an image is faster, and the milliseconds saved."""
+    return HostLatency(graph, *size).savings()
 
 
 def lut(graph: IntegerGraph, size: Size, fps: float | None, clock_mhz: float) -> float:

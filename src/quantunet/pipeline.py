@@ -219,7 +219,11 @@ def _measures(data: Prepared, config: Config) -> Measures:
             raise UserError(f"budget {kind}: it counts an integer model, and there is none: {error}") from None
         return measured(kind, graph, size, config.fpga)
 
-    return Measures(amount, lambda network: measures.peak_tensors(lower(network, metadata), size))
+    return Measures(
+        amount,
+        lambda network: measures.peak_tensors(lower(network, metadata), size),
+        lambda network: measures.latency_savings(lower(network, metadata), size),
+    )
 
 
 def _finish(

@@ -82,6 +82,7 @@ MEASURE: Mapping[str, Callable[[IntegerGraph, tuple[int, int]], float]] = {
     "ram": measures.ram_bytes,
     "macs": measures.macs,
     "bops": measures.bops,
+    "latency": measures.latency_ms,
 }
 """How each kind of budget is measured, but ``bits`` and ``lut``; ``size`` is that of the image, (h, w)."""
 

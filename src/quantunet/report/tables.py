@@ -195,6 +195,7 @@ BUDGET_NAMES = {
     "macs": "Multiply-accumulates",
     "bops": "Bit operations",
     "lut": "Look-up tables of the Verilog design, by formula",
+    "latency": "Milliseconds of the host engine, by formula",
 }
 
 
@@ -203,7 +204,13 @@ def budget_table(budgets: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for each in budgets:
         kind, limit, reached = str(each.get("kind")), float(each["budget"]), float(each["reached"])
-        unit = {"bits": lambda x: number(x, 3), "macs": count, "bops": count, "lut": count}.get(kind, size)
+        unit = {
+            "bits": lambda x: number(x, 3),
+            "macs": count,
+            "bops": count,
+            "lut": count,
+            "latency": lambda x: f"{number(x, 3)} ms",
+        }.get(kind, size)
         verdict = ("good", "met") if reached <= 1.03 * limit else ("bad", "not met")
         pill = f'<span class="pill {verdict[0]}">{verdict[1]}</span>'
         used = f"{100 * reached / limit:.1f} %"

@@ -13,23 +13,24 @@ from quantunet.errors import UserError
 TOLERANCE = 0.03
 """A budget counts as met when the final model is within this share of it."""
 
-Kind = Literal["bits", "file", "flash", "ram", "macs", "bops", "lut"]
+Kind = Literal["bits", "file", "flash", "ram", "macs", "bops", "lut", "latency"]
 """Average width over the float network's weights; bytes of the model file; bytes of the C code with its constants;
 bytes of the C code's static memory; multiply-accumulates of an image; those times weight bits times activation bits;
-look-up tables of the Verilog design, by formula."""
-CHANNEL_KINDS = ("ram", "macs")
+look-up tables of the Verilog design, by formula; milliseconds of the host engine, by formula."""
+CHANNEL_KINDS = ("ram", "macs", "latency")
 """What only the removal of channels makes smaller."""
 COUNTED_KINDS = ("macs", "bops", "lut")
 """What is counted, not measured in bits or bytes."""
 
 _BYTES = {"b": 1, "kb": 1000, "kib": 1024, "mb": 1000**2, "mib": 1024**2}
+_TIMES_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 _COUNTS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _TOKEN = re.compile(r"\s*(?:(?P<kind>[a-z]+)\s*=\s*)?(?P<amount>\d+(?:\.\d+)?)\s*(?P<unit>[a-z]*)\s*(?:[,\s]|$)")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """``amount`` of what ``kind`` counts: bits, bytes, operations, or tables."""
+    """``amount`` of what ``kind`` counts: bits, bytes, operations, tables, or milliseconds."""
 
     kind: Kind
     amount: float
@@ -45,6 +46,8 @@ class Budget:
         if self.kind in COUNTED_KINDS:
             unit = next((unit for unit in "TGMk" if self.amount >= _COUNTS[unit.lower()]), "")
             return f"{self.kind} {self.amount / _COUNTS[unit.lower()]:.4g}{unit}"
+        if self.kind == "latency":
+            return f"latency {self.amount:.4g} ms"
         size = f"{self.amount / 1024:.4g} KiB"
         return size if self.kind == "file" else f"{self.kind} {size}"
 
@@ -62,7 +65,7 @@ def parse_budgets(text: str) -> tuple[Budget, ...]:
         if match is None:
             raise UserError(
                 f"budget {text!r} is neither a width such as '3bit' nor a size such as '64KiB', nor several such as "
-                "'flash=64KiB ram=128KiB macs=50M' or 'lut=20k'"
+                "'flash=64KiB ram=128KiB macs=50M', 'lut=20k' or 'latency=5ms'"
             )
         budget = _budget(match["kind"], float(match["amount"]), match["unit"], text)
         if budget.kind in budgets:
@@ -79,9 +82,11 @@ def _budget(kind: str | None, amount: float, unit: str, text: str) -> Budget:
         return Budget("bits", amount)
     if kind is not None and kind not in get_args(Kind):
         raise UserError(f"budget {text!r}: {kind!r} is unknown: name one of {', '.join(get_args(Kind))}")
-    factors = _COUNTS if kind in COUNTED_KINDS else _BYTES
+    factors = _COUNTS if kind in COUNTED_KINDS else _TIMES_MS if kind == "latency" else _BYTES
     if unit not in factors or kind == "bits":
-        wanted = {"macs": "macs=50M", "bops": "bops=2G", "lut": "lut=20k"}.get(kind or "", "64KiB")
+        wanted = {"macs": "macs=50M", "bops": "bops=2G", "lut": "lut=20k", "latency": "latency=5ms"}.get(
+            kind or "", "64KiB"
+        )
         raise UserError(f"budget {text!r} is neither a width such as '3bit' nor a size such as {wanted!r}")
     if amount <= 0:
         raise UserError(f"budget {text!r}: no model has a size of {amount:g}")

@@ -1,4 +1,4 @@
-"""Operations and memory fall only when channels go: the least important ones, as many as a plan demands.
+"""Operations, memory and time fall only when channels go: the least important ones, as many as a plan demands.
 
 Importance of a channel is how much the loss would change without it, to first order: ``(sum_w w dL/dw + b dL/db)^2``,
 averaged over the steps (Taylor expansion, Molchanov et al. 2019, 1906.10771, eq. 8), by unit of what it costs.
@@ -6,7 +6,7 @@ averaged over the steps (Taylor expansion, Molchanov et al. 2019, 1906.10771, eq
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -89,6 +89,40 @@ def drop_channels_(
         if not candidates:
             return
         for _, name, channel in candidates[: max(1, round(AT_ONCE * len(candidates)))]:
+            quantizer = layers[name].weight_quantizer
+            assert quantizer is not None
+            quantizer.silence_(channel)
+        if not remove_channels_(network, optimizer):
+            return
+
+
+def drop_groups_(
+    network: UNet,
+    savings: Callable[[], Mapping[str, Sequence[tuple[int, float]]]],
+    optimizer: torch.optim.Optimizer | None = None,
+) -> None:
+    """Remove groups of channels until there is nothing to save: vectors of a processor save by whole groups only.
+
+    Each time the group goes whose importance, by unit of what it saves, is the least.
+
+    Args:
+        savings: by layer, numbers of channels and what is saved without so many; empty where all fits.
+        optimizer: what it remembers of the channels goes with them.
+    """
+    layers = conv_layers(network)
+    while options := savings():
+        found = []
+        for name, groups in options.items():
+            quantizer = layers[name].weight_quantizer
+            if quantizer is None or quantizer.importance is None:
+                continue
+            importance, order = quantizer.importance.sort()
+            sums = importance.cumsum(0)
+            found += [(float(sums[n - 1]) / saved, name, order[:n].tolist()) for n, saved in groups if n < len(order)]
+        if not found:
+            return
+        _, name, channels = min(found)
+        for channel in channels:
             quantizer = layers[name].weight_quantizer
             assert quantizer is not None
             quantizer.silence_(channel)

@@ -19,7 +19,7 @@ from quantunet.nn.removal import remove_channels_
 from quantunet.nn.unet import UNet
 from quantunet.quant.quantizers import Quantizer
 from quantunet.train.budget import CHANNEL_KINDS, Budget, BudgetController, Kind, check_feasible, rounding_shift
-from quantunet.train.channels import drop_channels_, mac_costs, ram_costs
+from quantunet.train.channels import drop_channels_, drop_groups_, mac_costs, ram_costs
 
 REFINEMENTS = 4
 """Times that the freezing is repeated with what the model frozen before really measured."""
@@ -36,10 +36,12 @@ class Measures:
     Args:
         amount: of a kind, in the unit of its budget.
         peak_tensors: bytes of the tensors that are alive when most are, by name of the layer's step.
+        latency_savings: by layer, numbers of channels without which the engine is faster, and the milliseconds saved.
     """
 
     amount: Callable[[Kind, UNet], float]
     peak_tensors: Callable[[UNet], Mapping[str, int]]
+    latency_savings: Callable[[UNet], Mapping[str, Sequence[tuple[int, float]]]]
 
 
 class Sizes:
@@ -75,15 +77,15 @@ class Sizes:
                     self.held[budget.kind] = amount - widths.packed_weight_bytes(smaller)
                 case "macs" | "bops" | "lut":
                     self.held[budget.kind] = amount / _by_formula(budget.kind, smaller)
-                case "ram":
-                    self.held["ram"] = amount
+                case "ram" | "latency":
+                    self.held[budget.kind] = amount
 
     def now(self, budget: Budget) -> float:
         """The size in the unit of ``budget``, with widths rounded as they are."""
         return self.of(budget, lambda quantizer: quantizer.bit_width)
 
     def of(self, budget: Budget, width_of: widths.WidthOf) -> float:
-        """The size under other widths; ``ram`` as last measured."""
+        """The size under other widths; ``ram`` and ``latency`` as last measured."""
         match budget.kind:
             case "bits":
                 return widths.weight_bits(self._network, width_of)
@@ -91,8 +93,8 @@ class Sizes:
                 return widths.packed_weight_bytes(self._network, width_of) + self.held[budget.kind]
             case "macs" | "bops" | "lut":
                 return _by_formula(budget.kind, self._network, width_of) * self.held[budget.kind]
-            case "ram":
-                return self.held["ram"]
+            case "ram" | "latency":
+                return self.held[budget.kind]
 
     def steer(self, controllers: Mapping[Kind, BudgetController], step: int) -> dict[Kind, float]:
         """The weight of each term for ``step``; operations and memory have none, they fall by ``drop_channels_``."""
@@ -129,22 +131,29 @@ class Sizes:
             check_feasible(budget, least.now(budget))
 
     def drop_channels_(self, plan: Callable[[Budget], float], optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Remove channels until operations and memory are within ``plan``, which gives a budget's amount for now."""
+        """Remove channels until operations, memory and time are within ``plan``: a budget's amount for now."""
         limits = [budget for budget in self.budgets if budget.kind in CHANNEL_KINDS]
+
+        def exceeding() -> list[Budget]:
+            return [b for b in limits if self._measures.amount(b.kind, self._network) > plan(b)]
 
         def excess() -> dict[str, float]:
             costs: dict[str, float] = {}
-            for budget in limits:
-                allowed = plan(budget)
-                if self._measures.amount(budget.kind, self._network) > allowed:
+            for budget in exceeding():
+                if budget.kind != "latency":
                     one = mac_costs(self._network) if budget.kind == "macs" else self._ram_costs()
                     for name, cost in one.items():
-                        costs[name] = costs.get(name, 0.0) + cost / allowed
+                        costs[name] = costs.get(name, 0.0) + cost / plan(budget)
             return costs
+
+        def savings() -> Mapping[str, Sequence[tuple[int, float]]]:
+            is_slow = any(budget.kind == "latency" for budget in exceeding())
+            return self._measures.latency_savings(self._network) if is_slow else {}
 
         if limits:
             remove_channels_(self._network, optimizer)
             drop_channels_(self._network, excess, optimizer)
+            drop_groups_(self._network, savings, optimizer)
 
     def _ram_costs(self) -> dict[str, float]:
         return ram_costs(self._network, self._measures.peak_tensors(self._network))
