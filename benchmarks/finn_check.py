@@ -1,8 +1,8 @@
 """Does FINN compute what the interpreter does, stage by stage, and what would it build? Exchanged as files.
 
     make finn-check                                   # drawn-up and random graphs, no data needed
-    make finn-check RUN=runs/isbi_em_s0               # a model, its 8-bit twin beside it
-    python benchmarks/finn_check.py runs/isbi_em_s0 --twin --size 128 --cycles 500000
+    make finn-check RUN=runs/isbi_em_small_s0               # a model, its 8-bit twin beside it
+    python benchmarks/finn_check.py runs/isbi_em_small_s0 --twin --size 128 --cycles 500000
 
 FINN (``finn-plus`` on PyPI) has an environment of its own, ``.venv-finn``, which ``make finn-check`` sets up: its pins
 are not ours. Resources are FINN's estimates, without FIFOs. Exit status 1 where anything differs.

@@ -1,6 +1,6 @@
 """The formulas for convolutions against Yosys: layers synthesized, the factors fitted on some, the error on the rest.
 
-    python benchmarks/fpga.py --run runs/isbi_em_s0 --fps 200 400 --graphs 8 --cache synthesized
+    python benchmarks/fpga.py --run runs/isbi_em_small_s0 --fps 200 400 --graphs 8 --cache synthesized
 
 Layers are those of the learned model, of its uniform 8-bit twin and of random graphs, equal ones counted once; what
 the folder of ``--cache`` holds is not synthesized again. Every second layer is fitted on, the others judge.

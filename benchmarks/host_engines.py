@@ -1,6 +1,6 @@
 """Our engine on the host against others with 8 bits, side by side: time, memory, and the share of the machine's peak.
 
-    python benchmarks/host_engines.py --threads 1 2 --run runs/isbi_em_s0 --run runs/isbi_em_32x_s0
+    python benchmarks/host_engines.py --threads 1 2 --run runs/isbi_em_small_s0 --run runs/isbi_em_32x_s0
 
 Every peer gets an environment of its own (``--environments``), and is a process that does one inference when told to.
 Rounds go through all engines in turn, so that what else the machine does meets all alike. With one thread, the figure

@@ -1,6 +1,6 @@
 """Verilog against the interpreter: a trained model on crops of its real test images, and random graphs of every node.
 
-    python benchmarks/verilog_proof.py --run runs/isbi_em_s0 --images 20 --size 128 --graphs 100
+    python benchmarks/verilog_proof.py --run runs/isbi_em_small_s0 --images 20 --size 128 --graphs 100
 
 Needs Verilator; ccache makes the random graphs several times faster. Prints one line a graph, then the sums.
 """

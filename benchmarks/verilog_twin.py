@@ -1,6 +1,6 @@
 """A learned model beside its uniform 8-bit twin: the same network and clocks, 8 bits for every weight and activation.
 
-    python benchmarks/verilog_twin.py runs/isbi_em_s0 --fps 200 --synthesize --cache synthesized --dsp-tables 55
+    python benchmarks/verilog_twin.py runs/isbi_em_small_s0 --fps 200 --synthesize --cache synthesized --dsp-tables 55
 
 Tables, RAMs and multipliers by formula, and by Yosys node by node; without multipliers, and with those that are cheaper
 than tables at the price of ``--dsp-tables``. LUT-equivalents are tables and that price for each multiplier.

@@ -65,7 +65,8 @@ def train(
     data: Path | None = typer.Option(None, help="Folder of images and masks; takes the place of data.path."),
     budget: str | None = typer.Option(
         None,
-        help="Size to reach: '3bit' (over weights), '64KiB' (file), or several: file, flash, ram, macs, bops, lut.",
+        help="Size to reach: '3bit' (over weights), '64KiB' (file), or several: file, flash, ram, macs, bops, lut, "
+        "latency.",
     ),
     pareto: str | None = typer.Option(
         None, help="Falling sizes of one kind, '2.5bit 1.5bit 1bit': one run, and a model of each."

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quantunet.backends.c.join import Part
 from quantunet.backends.host.plan import Step, steps
@@ -24,6 +25,8 @@ MOST_LEFT = LANES // 2 + LANES // 4
 LARGEST_CODE = 63
 """Of inputs that exact Winograd takes."""
 TILE_TRANSFORM = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]])
+PHASES = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
+"""Of an even and an odd output row: which rows of the kernel meet the two rows of an up-sampled source."""
 POSITIONS, SHORT_POSITIONS = 16, 9
 """Products of a Winograd tile, and those that are left where the input is up-sampled."""
 
@@ -66,16 +69,13 @@ class Counts:
 LEAST_SAVING = 1e-3
 """Share of an image's time that is worth naming."""
 MS = Counts(
-    products=0.3323,
-    sums=0,
-    parted=1.521,
-    tile_products=0.3031,
-    tile_sums=1.442,
-    tile_parted=36.84,
-    tile_inputs=1.345,
-    gathered=0,
-    others=0,
-    image=16.23,
+    products=0.2945,
+    parted=1.895,
+    tile_products=0.3113,
+    tile_sums=16.38,
+    tile_parted=16.19,
+    tile_inputs=0.6975,
+    image=15.56,
 )
 
 
@@ -85,11 +85,9 @@ class HostLatency:
     def __init__(self, graph: IntegerGraph, height: int, width: int) -> None:
         self._graph, self._shapes, self._formats = graph, graph.shapes(height, width), graph.formats()
         self._steps = steps(graph)
-        self._tiles = {
-            step.node.name
-            for step in self._steps
-            if isinstance(step.node, Conv2d) and step.is_prepared and self._suits_winograd(step.node)
-        }
+        convolutions = [(step, step.node) for step in self._steps if step.is_prepared and isinstance(step.node, Conv2d)]
+        self._tiles = {node.name for _, node in convolutions if self._suits_winograd(node)}
+        self._phased = {node.name for step, node in convolutions if self._is_phased(step, node)}
 
     def counts(self, channels: Mapping[str, int] | None = None) -> Counts:
         """Sum over the steps; ``channels`` says of which layers there are fewer."""
@@ -147,8 +145,8 @@ class HostLatency:
             return _passes(2 * out, [(1, sources[0][0])], height * width / 2, gathered)
         if node.name in self._tiles and _tiles_pay(sources, out):
             return _tile_counts(sources, out, -(-height // 2) * -(-width // 2), gathered)
-        kernel, is_phased = node.weight.shape[2], node.weight.shape[2:] == (3, 3)
-        sizes = [2 if doubled and is_phased else kernel for _, doubled in sources]
+        kernel = node.weight.shape[2]
+        sizes = [2 if doubled and node.name in self._phased else kernel for _, doubled in sources]
         rows = [(size, size * count) for size, (count, _) in zip(sizes, sources, strict=True)]
         return _passes(out, rows, height * width, gathered)
 
@@ -163,8 +161,23 @@ class HostLatency:
             return False
         if source.signed or source.q_max > LARGEST_CODE or not stage.is_shift_only:
             return False
-        transformed = np.einsum("ik,jl,ockl->ocij", TILE_TRANSFORM, TILE_TRANSFORM, node.weight)
-        return bool(transformed.min(initial=0) >= -128 and transformed.max(initial=0) <= 127)
+        return _is_byte(np.einsum("ik,jl,ockl->ocij", TILE_TRANSFORM, TILE_TRANSFORM, node.weight))
+
+    def _is_phased(self, step: Step, node: Conv2d) -> bool:
+        """Whether an up-sampled source is read as it is, by kernels of 2x2: ``phased_fits`` of ``qn_host_layer.c``."""
+        if node.weight.shape[2:] != (3, 3) or (node.stride, node.padding) != (1, 1):
+            return False
+        channels, first, found = self._graph.channels(), 0, []
+        for part in step.sources:
+            if part.is_doubled:
+                found.append(node.weight[:, first : first + channels[part.name]])
+            first += channels[part.name]
+        sums = [np.einsum("ik,jl,ockl->ocij", rows, cols, of) for of in found for rows in PHASES for cols in PHASES]
+        return bool(sums) and all(map(_is_byte, sums))
+
+
+def _is_byte(values: NDArray[np.integer]) -> bool:
+    return bool(values.min(initial=0) >= -128 and values.max(initial=0) <= 127)
 
 
 def _passes(out: int, rows: Sequence[tuple[int, int]], pixels: float, gathered: float) -> Counts:

@@ -94,6 +94,27 @@ static void codes_offset(uint8_t *codes, size_t count)
     }
 }
 
+/* Every pixel twice; `channels` is a number that the compiler sees where it is a usual one. */
+static inline void pixels_repeat_by(uint8_t *out, const uint8_t *in, int32_t count, const size_t channels)
+{
+    for (int32_t x = 0; x < count; x++, in += channels, out += 2 * channels) {
+        memcpy(out, in, channels);
+        memcpy(out + channels, in, channels);
+    }
+}
+
+static void pixels_repeat(uint8_t *out, const uint8_t *in, int32_t count, size_t channels)
+{
+    switch (channels) {
+    case 4: pixels_repeat_by(out, in, count, 4); break;
+    case 8: pixels_repeat_by(out, in, count, 8); break;
+    case 16: pixels_repeat_by(out, in, count, 16); break;
+    case 24: pixels_repeat_by(out, in, count, 24); break;
+    case 32: pixels_repeat_by(out, in, count, 32); break;
+    default: pixels_repeat_by(out, in, count, channels); break;
+    }
+}
+
 /* One row of a source with its borders; a row outside the image is all border. */
 static void row_gather(const qn_host_layer *layer, const qn_host_io *io, int32_t s, int32_t row, uint8_t *out,
                        size_t row_bytes)
@@ -112,10 +133,7 @@ static void row_gather(const qn_host_layer *layer, const qn_host_io *io, int32_t
     }
     memset(out, zero, border);
     if (is_repeated) {
-        const uint8_t *in = io->source[s] + (size_t)(row / 2) * (size / 2);
-        for (int32_t x = 0; x < width; x++) {
-            memcpy(out + border + (size_t)x * channels, in + (size_t)(x / 2) * channels, channels);
-        }
+        pixels_repeat(out + border, io->source[s] + (size_t)(row / 2) * (size / 2), width / 2, channels);
     } else {
         memcpy(out + border, io->source[s] + (size_t)row * size, size);
     }
