@@ -281,6 +281,11 @@ def test_what_determines_the_float_network(tmp_path: Path) -> None:
     both = (load_config(base), load_config(base, {"name": "b", "budget": "2bit"}))
     plan = build_plan([Systems(both, seeds=3)], tmp_path / "out")
     assert (len(plan.runs), len(plan.floats)) == (6, 3)
+    assert [job.config.data.split.fold for job in plan.runs] == [0] * 6
+    by_seed = load_config(base, {"data.split": {"fold": "seed"}})
+    assert float_key(by_seed.with_seed(0)) == key, "fold 0 is the split without folds"
+    plan = build_plan([Systems((by_seed,), seeds=3)], tmp_path / "out")
+    assert [(job.seed, job.config.data.split.fold) for job in plan.runs] == [(0, 0), (1, 1), (2, 2)]
 
 
 def test_killed_and_repeated(tmp_path: Path, in_process: pytest.MonkeyPatch) -> None:

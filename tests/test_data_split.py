@@ -67,6 +67,19 @@ def test_seeds_differ_and_default_follows_the_reader():
     assert blocks.test == tuple(f"case_{k}" for k in range(24, 30))
 
 
+@pytest.mark.parametrize("method", ["random", "blocks"])
+def test_folds_test_every_case_once(method):
+    data = dataset(30)
+    folds = [split_cases(data, SplitConfig(method=method, test=0.2, fold=fold)) for fold in range(5)]
+    assert sorted(case for fold in folds for case in fold.test) == sorted(data.case_ids)
+    assert folds[0] == split_cases(data, SplitConfig(method=method, test=0.2))
+    assert (
+        folds[0]
+        == split_cases(data, SplitConfig(method=method, test=0.2, fold=5))
+        == split_cases(data, SplitConfig(method=method, test=0.2, fold="seed"))
+    ), "the circle is closed"
+
+
 def test_lists_files_and_given_parts(tmp_path):
     data = dataset(8)
     split = split_cases(data, SplitConfig(test_cases=("case_1", "case_0"), validation_cases=("case_7",)))

@@ -103,6 +103,7 @@ def run_training(
         UserError: if data, configuration or folder are wrong.
     """
     started = time.monotonic()
+    config = config.with_seed(config.seed)
     is_first = rank_zero_only.rank == 0
     console.quiet = not is_first
     console.print(f"run folder {out}")

@@ -93,7 +93,7 @@ def build_plan(systems: Sequence[Systems], out: Path) -> Plan:
             if seed >= each.seeds:
                 continue
             for given in each.configs:
-                config = given.model_copy(update={"seed": seed})
+                config = given.with_seed(seed)
                 shared = float_config(config)
                 folder = out / each.name / FLOAT_FOLDER / float_key(config)
                 floats.setdefault(folder, Job(f"float network of {config.name}", shared, folder, None, each.name))

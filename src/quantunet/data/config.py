@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, field_validator, model_validator
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 Reader = Literal["auto", "pairs", "stack", "kaggle_3m", "nifti", "gm_challenge", "brats", "dicom", "phantom"]
@@ -53,6 +53,11 @@ class SplitConfig(_Frozen):
     validation: Fraction = Field(0.15, description="fraction of all cases used for validation")
     test: Fraction = Field(0.2, description="fraction of all cases used for testing")
     seed: int = Field(0, ge=0, description="seed of the random permutation")
+    fold: NonNegativeInt | Literal["seed"] = Field(
+        0,
+        description="fold k tests the cases before those of fold k - 1, as many, so that folds test different ones; "
+        "`seed`: the run's seed is its fold",
+    )
     train_cases: tuple[str, ...] | None = Field(None, description="case ids that train; absent: all not named below")
     validation_cases: tuple[str, ...] | None = Field(None, description="case ids of the validation part")
     test_cases: tuple[str, ...] | None = Field(None, description="case ids of the test part")

@@ -134,6 +134,7 @@ def _fill(dataset: Dataset, chosen: dict[Part, tuple[str, ...]], config: SplitCo
     method = dataset.default_split if config.method == "auto" else config.method
     if method == "random":
         free = [free[k] for k in np.random.default_rng(config.seed).permutation(len(free))]
+    free = _turned(free, config)
     shares: dict[Part, float] = {
         "train": 1.0 - config.validation - config.test,
         "validation": config.validation,
@@ -147,6 +148,13 @@ def _fill(dataset: Dataset, chosen: dict[Part, tuple[str, ...]], config: SplitCo
         cut = 0 if is_first else max(0, len(free) - max(1, round(count * shares[part] / total)))
         parts[part], free = tuple(case for group in free[cut:] for case in members[group]), free[:cut]
     return parts
+
+
+def _turned(groups: list[str], config: SplitConfig) -> list[str]:
+    """The groups with those last that the fold tests: of fold 0 the last ones, of fold 1 those before, and so on."""
+    fold = 0 if config.fold == "seed" else config.fold
+    ahead = fold * max(1, round(len(groups) * config.test)) % len(groups)
+    return groups[len(groups) - ahead :] + groups[: len(groups) - ahead]
 
 
 def write_split(split: Split, path: Path) -> None:

@@ -238,7 +238,7 @@ class Config(_Section):
     budget: str | None = Field(
         default="3bit",
         description="'3bit' (average over weights), '64KiB' (model file), several of file, flash, ram, macs, bops, "
-        "lut, bits ('flash=64KiB ram=128KiB'), or null",
+        "lut, latency, bits ('flash=64KiB ram=128KiB'), or null",
     )
     fpga: FpgaConfig = FpgaConfig()
     pareto: tuple[str, ...] = Field(
@@ -252,6 +252,13 @@ class Config(_Section):
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(default="32-true", description="Fabric's precision")
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = Field(default=1, ge=1, description="processes, over which each batch is split")
+
+    def with_seed(self, seed: int) -> Config:
+        """The same run under another seed, which is also its fold where ``data.split.fold`` says so."""
+        data = self.data
+        if data.split.fold == "seed":
+            data = data.model_copy(update={"split": data.split.model_copy(update={"fold": seed})})
+        return self.model_copy(update={"seed": seed, "data": data})
 
     @field_validator("budget")
     @classmethod
