@@ -25,7 +25,7 @@ from quantunet.ir.packed_file import read_model
 
 NETWORKS = 64
 SIZE = 256
-FITTED = [each.name for each in fields(Counts)]
+FACTORS = [each.name for each in fields(Counts)]
 
 
 def drawn_networks() -> dict[str, IntegerGraph]:
@@ -66,7 +66,7 @@ def main() -> None:
     networks |= {model.name: read_model(model) for model in options.models}
     measured = measure(networks, options.rounds)
     counts = {name: HostLatency(graph, SIZE, SIZE).counts() for name, graph in networks.items()}
-    rows = {name: np.array([getattr(of, each) for each in FITTED]) / 1e6 for name, of in counts.items()}
+    rows = {name: np.array([getattr(of, each) for each in FACTORS]) / 1e6 for name, of in counts.items()}
     factors, _ = nnls(np.array([rows[name] / measured[name] for name in fitted]), np.ones(len(fitted)))
     print("| network | in the fit | ms | by the new factors | by MS |")
     print("|---|---|---|---|---|")
@@ -78,7 +78,7 @@ def main() -> None:
         print(f"| {name} | {name in fitted} | {measured[name]:.2f} | {100 * error:+.1f} % | {100 * old:+.1f} % |")
     for is_fitted, what in ((True, "in the fit"), (False, "not in the fit")):
         print(f"{what}: mean {100 * np.mean(errors[is_fitted]):.1f} %, largest {100 * max(errors[is_fitted]):.1f} %")
-    print("MS = Counts(" + ", ".join(f"{n}={f:.4g}" for n, f in zip(FITTED, factors, strict=True)) + ")")
+    print("MS = Counts(" + ", ".join(f"{n}={f:.4g}" for n, f in zip(FACTORS, factors, strict=True)) + ")")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 The formula counts, as the kernels do (``qn_host_layer.c``, ``qn_host_winograd.c``), products of whole vectors: 16 sums
 of 4 products. A layer of 17 channels takes as long as one of 20, and one of 13 as one of 16, so time falls in steps,
-which multiply-accumulates do not show. ``MS`` was fitted by ``benchmarks/host_latency.py`` to one thread of a core with
-AVX-512 VNNI that adds up 234 * 10^9 products of bytes a second; others take other times, but much the same shares.
+which multiply-accumulates do not show. What runs in the portable kernels (wide codes, left shifts) is not counted.
+
+``MS`` was fitted by ``benchmarks/host_latency.py`` to one thread of a core with AVX-512 VNNI that adds up 234 * 10^9
+products of bytes a second; others take other times, but much the same shares.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from quantunet.backends.c.join import Part
 from quantunet.backends.host.plan import Step, steps
 from quantunet.ir.graph import Concat, Conv2d, ConvTranspose2d, Input, IntegerGraph
 
@@ -37,24 +38,18 @@ class Counts:
 
     Args:
         products: instructions of a vector of direct products.
-        sums: vectors of direct sums that are requantized and stored.
         parted: pixels whose codes do not fill a store, and so are written one pixel at a time.
         tile_products, tile_sums, tile_parted: likewise of Winograd, sums by tile of 2 x 2 pixels.
         tile_inputs: vectors of transformed inputs.
-        gathered: cache lines of input rows that are gathered.
-        others: elements of nodes without prepared weights.
-        image: pixels' values that come in.
+        image: values of the image: what goes with the pixels, whatever the channels.
     """
 
     products: float = 0.0
-    sums: float = 0.0
     parted: float = 0.0
     tile_products: float = 0.0
     tile_sums: float = 0.0
     tile_parted: float = 0.0
     tile_inputs: float = 0.0
-    gathered: float = 0.0
-    others: float = 0.0
     image: float = 0.0
 
     def dot(self, other: Counts) -> float:
@@ -137,22 +132,17 @@ class HostLatency:
         node = step.node
         _, height, width = self._shapes[node.name]
         if not step.is_prepared or not isinstance(node, Conv2d | ConvTranspose2d):
-            return Counts(others=height * width * channels[node.name])
+            return Counts()
         sources = [(channels[part.name], part.is_doubled) for part in step.sources]
-        gathered = sum(self._lines(part, channels) for part in step.sources)
         out = channels[node.name]
         if isinstance(node, ConvTranspose2d):
-            return _passes(2 * out, [(1, sources[0][0])], height * width / 2, gathered)
+            return _passes(2 * out, [(1, sources[0][0])], height * width / 2)
         if node.name in self._tiles and _tiles_pay(sources, out):
-            return _tile_counts(sources, out, -(-height // 2) * -(-width // 2), gathered)
+            return _tile_counts(sources, out, -(-height // 2) * -(-width // 2))
         kernel = node.weight.shape[2]
         sizes = [2 if doubled and node.name in self._phased else kernel for _, doubled in sources]
         rows = [(size, size * count) for size, (count, _) in zip(sizes, sources, strict=True)]
-        return _passes(out, rows, height * width, gathered)
-
-    def _lines(self, part: Part, channels: Mapping[str, int]) -> float:
-        _, height, width = self._shapes[part.name]
-        return height * width * channels[part.name] / 64
+        return _passes(out, rows, height * width)
 
     def _suits_winograd(self, node: Conv2d) -> bool:
         """Whether a kernel of Winograd may run it: ``qn_host_winograd_fits``."""
@@ -180,7 +170,7 @@ def _is_byte(values: NDArray[np.integer]) -> bool:
     return bool(values.min(initial=0) >= -128 and values.max(initial=0) <= 127)
 
 
-def _passes(out: int, rows: Sequence[tuple[int, int]], pixels: float, gathered: float) -> Counts:
+def _passes(out: int, rows: Sequence[tuple[int, int]], pixels: float) -> Counts:
     """Of direct products: ``passes_plan`` of ``qn_host_layer.c``, ``codes_store`` of ``qn_host_vnni512.c``.
 
     Args:
@@ -205,9 +195,8 @@ def _passes(out: int, rows: Sequence[tuple[int, int]], pixels: float, gathered: 
     if splits and splits[0] == 1:
         vectors, splits = vectors + 1, []
     products = vectors * chunks(1) + sum(chunks(split) for split in splits)
-    sums = vectors + sum(1 / split for split in splits)
     parted = (out < vectors * LANES) + sum(split > 1 and not _is_whole(out, split) for split in splits)
-    return Counts(pixels * products, pixels * sums, pixels * parted, gathered=gathered)
+    return Counts(pixels * products, pixels * parted)
 
 
 def _is_whole(out: int, split: int) -> bool:
@@ -229,7 +218,7 @@ def _tiles_pay(sources: Sequence[tuple[int, bool]], out: int) -> bool:
     return 4 * (vectors * ((POSITIONS * plain + SHORT_POSITIONS * doubled) // 8 + 80) + gathered) < quarters * direct
 
 
-def _tile_counts(sources: Sequence[tuple[int, bool]], out: int, tiles: int, gathered: float) -> Counts:
+def _tile_counts(sources: Sequence[tuple[int, bool]], out: int, tiles: int) -> Counts:
     plain, doubled = _padded(sources, False), _padded(sources, True)
     vectors = -(-out // LANES)
     return Counts(
@@ -237,5 +226,4 @@ def _tile_counts(sources: Sequence[tuple[int, bool]], out: int, tiles: int, gath
         tile_sums=tiles * vectors,
         tile_parted=tiles * (out % LANES > 0),
         tile_inputs=tiles * (POSITIONS * -(-plain // 64) + SHORT_POSITIONS * -(-doubled // 64)),
-        gathered=gathered,
     )
