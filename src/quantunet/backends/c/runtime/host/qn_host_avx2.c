@@ -141,8 +141,12 @@ static int bytes_fits(const qn_host_conv *conv)
     return 2 * most * largest <= INT16_MAX;
 }
 
-const qn_host_kernel qn_host_kernel_avx2 = {"avx2", LANES_256, 2, 1, bytes_fits, NULL, bytes_row, NULL, NULL};
-const qn_host_kernel qn_host_kernel_avx2_wide = {"avx2_wide", LANES_256, 2, 1, NULL, NULL, wide_row, NULL, NULL};
+const qn_host_kernel qn_host_kernel_avx2 = {
+    .name = "avx2", .lanes = LANES_256, .max_vectors = 2, .min_split = 1, .max_split = 1, .fits = bytes_fits, .row = bytes_row,
+};
+const qn_host_kernel qn_host_kernel_avx2_wide = {
+    .name = "avx2_wide", .lanes = LANES_256, .max_vectors = 2, .min_split = 1, .max_split = 1, .row = wide_row,
+};
 
 #else
 typedef int qn_host_avx2_is_left_out;

@@ -125,7 +125,7 @@ static void row_gather(const qn_host_layer *layer, const qn_host_io *io, int32_t
     const int32_t width = is_halved(layer, s) ? io->width / 2 : io->width;
     const size_t channels = (size_t)conv->source_channels[s], border = (size_t)padding_of(layer) * channels;
     const size_t size = (size_t)width * channels;
-    const int zero = conv->is_signed_in ? SIGN_OFFSET : 0;
+    const int zero = layer->offset != 0 ? SIGN_OFFSET : 0;
 
     if (row < 0 || row >= height) {
         memset(out, zero, row_bytes);
@@ -137,7 +137,7 @@ static void row_gather(const qn_host_layer *layer, const qn_host_io *io, int32_t
     } else {
         memcpy(out + border, io->source[s] + (size_t)row * size, size);
     }
-    if (conv->is_signed_in) {
+    if (layer->offset != 0) {
         codes_offset(out + border, size);
     }
     memset(out + border + size, zero, row_bytes - border - size);

@@ -27,6 +27,7 @@ typedef struct {
     int32_t row, column;     /* which pixels of a doubled layer: rows 2y + row, columns 2x + column */
     size_t weight_offset;    /* bytes into the layer's weights */
     size_t table_offset;     /* into the layer's tables, in lanes */
+    int32_t run;             /* what the kernel's `run_length` says */
 } qn_pass;
 
 typedef struct {
@@ -74,16 +75,20 @@ typedef struct {
 typedef struct {
     const char *name;
     int32_t lanes;
-    int32_t max_vectors, max_split;
+    int32_t max_vectors, min_split, max_split;
+    int32_t is_signed; /* multiplies signed bytes, not unsigned ones */
     int (*fits)(const qn_host_conv *conv); /* is exact; NULL: always */
     int (*pays)(const qn_host_conv *conv); /* is faster than those after it in the table; NULL: always */
     void (*row)(const qn_row *row);
+    /* Of a kernel that adds up in 16 bits at first: for how many chunks that is exact with the weights of this pass and bytes
+     * of that magnitude. */
+    int32_t (*run_length)(const qn_pass *pass, const int8_t *weights, int32_t chunks, int32_t largest);
     void (*transform)(const qn_tile_input *input); /* of a Winograd kernel, in place of `row` */
     void (*tiles)(const qn_tile_row *row);
 } qn_host_kernel;
 
 extern const qn_host_kernel qn_host_kernel_winograd512, qn_host_kernel_vnni512, qn_host_kernel_avx2,
-    qn_host_kernel_avx2_wide, qn_host_kernel_portable;
+    qn_host_kernel_avx2_wide, qn_host_kernel_neon_dot, qn_host_kernel_neon, qn_host_kernel_portable;
 
 /* The table, best first, NULL after the last. */
 extern const qn_host_kernel *const qn_host_kernels[];

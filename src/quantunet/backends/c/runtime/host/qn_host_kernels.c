@@ -10,6 +10,12 @@ const qn_host_kernel *const qn_host_kernels[] = {
     &qn_host_kernel_avx2,
     &qn_host_kernel_avx2_wide,
 #endif
+#if defined(__ARM_FEATURE_DOTPROD)
+    &qn_host_kernel_neon_dot,
+#endif
+#if defined(__ARM_NEON) && defined(__aarch64__)
+    &qn_host_kernel_neon,
+#endif
     &qn_host_kernel_portable,
     NULL,
 };

@@ -8,7 +8,6 @@
 
 enum { SIGN_OFFSET = 128 };
 
-
 static int32_t round_up(int32_t value, int32_t multiple)
 {
     return (value + multiple - 1) / multiple * multiple;
@@ -84,7 +83,7 @@ static int phased_fits(qn_host_layer *layer, const int8_t *weight)
 {
     layer->is_phased = 1;
     for (int32_t phase = 0; phase < 4; phase++) {
-        const qn_pass pass = {0, 0, 1, 1, 0, phase / 2, phase % 2, 0, 0};
+        const qn_pass pass = {.row = phase / 2, .column = phase % 2};
         for (int32_t o = 0; o < layer->conv.out_channels; o++) {
             for (int32_t s = 0; s < layer->conv.source_count; s++) {
                 for (int32_t k = 0; k < 4 * layer->conv.source_channels[s] && layer->conv.is_doubled[s]; k++) {
@@ -122,7 +121,8 @@ static void pass_add(qn_host_layer *layer, qn_pass pass)
 /* The passes of one phase: groups of whole vectors, then what is left in as few products as it takes. */
 static void passes_plan(qn_host_layer *layer, int32_t row, int32_t column, int32_t channels)
 {
-    const int32_t lanes = layer->kernel->lanes, most = layer->kernel->max_vectors;
+    const int32_t least = layer->kernel->min_split, lanes = layer->kernel->lanes / least; /* channels of a vector */
+    const int32_t most = layer->kernel->max_vectors;
     int32_t vectors = channels / lanes, left = channels % lanes, first = 0;
     int32_t splits[8], split_count = 0;
 
@@ -131,7 +131,8 @@ static void passes_plan(qn_host_layer *layer, int32_t row, int32_t column, int32
         while (2 * split <= layer->kernel->max_split && left <= lanes / (2 * split)) {
             split *= 2;
         }
-        if (split == 1 && layer->kernel->max_split > 2 && left <= lanes / 2 + lanes / 4 &&
+        if (split == 1 && layer->kernel->max_split > 2 && lanes > layer->kernel->max_split &&
+            left <= lanes / 2 + lanes / 4 &&
             pass_chunks(layer, 2) + pass_chunks(layer, 4) + 4 < pass_chunks(layer, 1)) {
             split = 2;
         }
@@ -145,13 +146,13 @@ static void passes_plan(qn_host_layer *layer, int32_t row, int32_t column, int32
     while (vectors > 0) {
         const int32_t count = vectors <= most ? vectors : vectors == most + 1 && most > 2 ? most - 1 : most;
         const int32_t some = count * lanes < channels - first ? count * lanes : channels - first;
-        pass_add(layer, (qn_pass){first, some, count, 1, 0, row, column, 0, 0});
+        pass_add(layer, (qn_pass){first, some, count, least, 0, row, column, 0, 0, 0});
         first += some;
         vectors -= count;
     }
     for (int32_t k = 0; k < split_count; k++) {
         const int32_t some = lanes / splits[k] < channels - first ? lanes / splits[k] : channels - first;
-        pass_add(layer, (qn_pass){first, some, 1, splits[k], 0, row, column, 0, 0});
+        pass_add(layer, (qn_pass){first, some, 1, splits[k], 0, row, column, 0, 0, 0});
         first += some;
     }
 }
@@ -196,10 +197,10 @@ static void channel_fill(qn_host_layer *layer, const qn_host_conv *conv, const q
         multiplier = conv->requantize.multiplier == NULL ? 1 : conv->requantize.multiplier[real];
     }
     const int32_t half = layer->finish == QN_FINISH_SHIFT ? (int32_t)(((uint32_t)1 << shift) >> 1) : 0;
-    const int32_t offset = conv->is_signed_in ? SIGN_OFFSET * sum : 0;
+    const int32_t offset = layer->offset * sum, width = lanes / pass->split;
     tables[lane] = (int32_t)((uint32_t)conv->bias[real] + (uint32_t)half - (uint32_t)offset);
     for (int32_t part = 0; part < pass->split; part++) { /* of as many pixels */
-        const int32_t at = part * (lanes / pass->split) + (pass->split == 1 ? lane : channel);
+        const int32_t at = part * width + channel % width;
         tables[layer->table_lanes + (size_t)at] = shift;
         tables[2 * layer->table_lanes + (size_t)at] = multiplier;
     }
@@ -234,6 +235,14 @@ static const qn_host_kernel *kernel_find(const qn_host_conv *conv, const char *n
     return is_known ? best : NULL;
 }
 
+static int32_t offset_of(const qn_host_conv *conv, const qn_host_kernel *kernel)
+{
+    if (kernel->is_signed) {
+        return !conv->is_signed_in && conv->in_max > INT8_MAX ? -SIGN_OFFSET : 0;
+    }
+    return conv->is_signed_in ? SIGN_OFFSET : 0;
+}
+
 static void *aligned_new(size_t size_bytes)
 {
     void *memory = NULL;
@@ -257,6 +266,7 @@ qn_host_layer *qn_host_layer_new(const qn_host_conv *conv, const char *name)
     layer->conv = *conv;
     layer->kernel = kernel;
     layer->finish = finish_of(conv);
+    layer->offset = offset_of(conv, kernel);
     for (int32_t s = 0; s < conv->source_count; s++) {
         layer->in_channels += conv->source_channels[s];
         is_doubled |= conv->is_doubled[s];
@@ -279,6 +289,11 @@ qn_host_layer *qn_host_layer_new(const qn_host_conv *conv, const char *name)
             } else {
                 channel_fill(layer, conv, &layer->passes[p], channel);
             }
+        }
+        if (kernel->run_length != NULL) {
+            qn_pass *pass = &layer->passes[p];
+            pass->run = kernel->run_length(pass, layer->weights + pass->weight_offset, pass_chunks(layer, pass->split),
+                                           layer->offset != 0 ? SIGN_OFFSET : conv->in_max);
         }
     }
     return layer;

@@ -8,6 +8,7 @@ struct qn_host_layer {
     qn_host_conv conv; /* its pointers are not kept */
     const qn_host_kernel *kernel;
     int32_t in_channels;
+    int32_t offset;    /* 128, -128 or 0: is added to codes so that they are bytes of the kernel's sign, by flipping a bit */
     int32_t is_phased; /* a 3x3 over doubled sources: four kernels of 2x2 on them as they are, one for each phase */
     qn_pass *passes;
     int32_t pass_count;

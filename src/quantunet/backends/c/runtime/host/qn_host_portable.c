@@ -62,4 +62,6 @@ static void portable_row(const qn_row *row)
     }
 }
 
-const qn_host_kernel qn_host_kernel_portable = {"portable", 1, 1, 1, NULL, NULL, portable_row, NULL, NULL};
+const qn_host_kernel qn_host_kernel_portable = {
+    .name = "portable", .lanes = 1, .max_vectors = 1, .min_split = 1, .max_split = 1, .row = portable_row,
+};

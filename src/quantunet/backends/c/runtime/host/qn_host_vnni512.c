@@ -250,7 +250,9 @@ static void vnni512_row(const qn_row *row)
     }
 }
 
-const qn_host_kernel qn_host_kernel_vnni512 = {"vnni512", LANES, 2, 4, NULL, NULL, vnni512_row, NULL, NULL};
+const qn_host_kernel qn_host_kernel_vnni512 = {
+    .name = "vnni512", .lanes = LANES, .max_vectors = 2, .min_split = 1, .max_split = 4, .row = vnni512_row,
+};
 
 #else
 typedef int qn_host_vnni512_is_left_out;

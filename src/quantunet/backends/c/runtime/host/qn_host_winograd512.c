@@ -292,7 +292,15 @@ static int winograd512_pays(const qn_host_conv *conv)
 }
 
 const qn_host_kernel qn_host_kernel_winograd512 = {
-    "winograd512", LANES, 2, 1, qn_host_winograd_fits, winograd512_pays, NULL, winograd512_transform, winograd512_tiles,
+    .name = "winograd512",
+    .lanes = LANES,
+    .max_vectors = 2,
+    .min_split = 1,
+    .max_split = 1,
+    .fits = qn_host_winograd_fits,
+    .pays = winograd512_pays,
+    .transform = winograd512_transform,
+    .tiles = winograd512_tiles,
 };
 
 #else

@@ -1,0 +1,102 @@
+/* From sums to codes with NEON, for the kernels of that family. */
+#ifndef QN_HOST_NEON_H
+#define QN_HOST_NEON_H
+
+#include <arm_neon.h>
+#include <string.h>
+
+#include "qn_host_kernel.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum { LANES = 4 };
+
+/* What the four lanes of a vector are shifted and multiplied by. */
+typedef struct {
+    int32x4_t shift, multiplier;
+} qn_neon_table;
+
+INLINE int32x4_t code_of(const qn_row *row, int32x4_t acc, qn_neon_table table)
+{
+    if (row->finish == QN_FINISH_MULTIPLY) { /* rounded half up, as the sum's 64 bits and one more are shifted */
+        const int64x2_t low = vmull_s32(vget_low_s32(acc), vget_low_s32(table.multiplier));
+        const int64x2_t high = vmull_high_s32(acc, table.multiplier);
+        const int64x2_t shift_low = vnegq_s64(vmovl_s32(vget_low_s32(table.shift)));
+        const int64x2_t shift_high = vnegq_s64(vmovl_high_s32(table.shift));
+        return vqmovn_high_s64(vqmovn_s64(vrshlq_s64(low, shift_low)), vrshlq_s64(high, shift_high));
+    }
+    return vshlq_s32(acc, vnegq_s32(table.shift));
+}
+
+/* Four vectors of accumulators to 16 codes in order. */
+INLINE uint8x16_t codes_pack(const qn_row *row, const int32x4_t *acc, const qn_neon_table *table)
+{
+    const int32x4_t a = code_of(row, acc[0], table[0]), b = code_of(row, acc[1], table[1]);
+    const int32x4_t c = code_of(row, acc[2], table[2]), d = code_of(row, acc[3], table[3]);
+    const int16x8_t low = vqmovn_high_s32(vqmovn_s32(a), b), high = vqmovn_high_s32(vqmovn_s32(c), d);
+
+    if (row->is_signed) {
+        const int8x16_t bytes = vqmovn_high_s16(vqmovn_s16(low), high);
+        const int8x16_t limited = vminq_s8(bytes, vdupq_n_s8((int8_t)row->q_max));
+        return vreinterpretq_u8_s8(vmaxq_s8(limited, vdupq_n_s8((int8_t)row->q_min)));
+    } /* else q_min is 0 */
+    return vminq_u8(vqmovun_high_s16(vqmovun_s16(low), high), vdupq_n_u8((uint8_t)row->q_max));
+}
+
+/* Less than `width` bytes. */
+INLINE void bytes_copy(uint8_t *out, const uint8_t *bytes, int32_t count, const int width)
+{
+    int32_t done = 0;
+
+    if (width > 8 && (count & 8)) {
+        memcpy(out, bytes, 8);
+        done = 8;
+    }
+    if (width > 4 && (count & 4)) {
+        memcpy(out + done, bytes + done, 4);
+        done += 4;
+    }
+    if (width > 2 && (count & 2)) {
+        memcpy(out + done, bytes + done, 2);
+        done += 2;
+    }
+    if (count & 1) {
+        out[done] = bytes[done];
+    }
+}
+
+/* Codes of `pixels` pixels, `width` bytes each, of which `channels` are stored. */
+INLINE void codes_store(const qn_row *row, uint8_t *out, uint8x16_t codes, int32_t pixels, const int width)
+{
+    const int32_t channels = row->pass->channels;
+    uint8_t bytes[16];
+
+    if (row->out_step == width && channels == width && pixels * width == 16) {
+        vst1q_u8(out, codes);
+        return;
+    }
+    vst1q_u8(bytes, codes);
+    for (int32_t p = 0; p < pixels; p++) {
+        if (channels == width) {
+            memcpy(out + p * row->out_step, bytes + p * width, (size_t)width);
+        } else {
+            bytes_copy(out + p * row->out_step, bytes + p * width, channels, width);
+        }
+    }
+}
+
+/* Accumulators of `pixels` pixels, `width` each; `first` of this pass's channels lie before them. */
+INLINE void sums_store(const qn_row *row, uint8_t *out, int32x4_t acc, int32_t pixels, const int width, int32_t first)
+{
+    const int32_t left = row->pass->channels - first, channels = left < width ? left : width;
+    int32_t sums[LANES];
+
+    vst1q_s32(sums, acc);
+    for (int32_t p = 0; p < pixels; p++) {
+        for (int32_t c = 0; c < channels; c++) {
+            memcpy(out + p * row->out_step + 4 * (first + c), &sums[p * width + c], 4);
+        }
+    }
+}
+
+#endif

@@ -1,0 +1,174 @@
+/* Armv8.2 dot product: 16 products of signed bytes an instruction, added into four sums of 32 bits, which wrap. One operand
+ * is a vector of weights, four channels by four bytes; the other four bytes of a pixel, any four of a vector. */
+#if defined(__ARM_FEATURE_DOTPROD)
+#include "qn_host_neon.h"
+
+/* Chunk `index` of `codes` times the weights. */
+INLINE int32x4_t product_add(int32x4_t acc, int8x16_t weight, int8x16_t codes, const int index)
+{
+    return index == 0   ? vdotq_laneq_s32(acc, weight, codes, 0)
+           : index == 1 ? vdotq_laneq_s32(acc, weight, codes, 1)
+           : index == 2 ? vdotq_laneq_s32(acc, weight, codes, 2)
+                        : vdotq_laneq_s32(acc, weight, codes, 3);
+}
+
+/* A chunk whose parts are multiplied lane by lane, twice over where there are two. */
+INLINE int8x16_t parts_read(const uint8_t *bytes, const int split)
+{
+    if (split == 2) {
+        uint64_t two;
+        memcpy(&two, bytes, 8);
+        return vreinterpretq_s8_u64(vdupq_n_u64(two));
+    }
+    return vreinterpretq_s8_u8(vld1q_u8(bytes));
+}
+
+/* Some chunks, four at the most, of all pixels and vectors. */
+INLINE void chunks_add(int32x4_t *acc, const uint8_t *x, ptrdiff_t step, const int8_t *w, const int chunks,
+                       const int pixels, const int vectors)
+{
+    int8x16_t codes[8];
+
+#pragma GCC unroll 8
+    for (int p = 0; p < pixels; p++) {
+        if (chunks == 4) {
+            codes[p] = vreinterpretq_s8_u8(vld1q_u8(x + p * step));
+        } else {
+            uint32_t four;
+            memcpy(&four, x + p * step, 4);
+            codes[p] = vreinterpretq_s8_u32(vsetq_lane_u32(four, vdupq_n_u32(0), 0));
+        }
+    }
+#pragma GCC unroll 4
+    for (int chunk = 0; chunk < chunks; chunk++) {
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) {
+            const int8x16_t weight = vld1q_s8(w + 16 * (chunk * vectors + v));
+#pragma GCC unroll 8
+            for (int p = 0; p < pixels; p++) {
+                acc[p * vectors + v] = product_add(acc[p * vectors + v], weight, codes[p], chunk);
+            }
+        }
+    }
+}
+
+INLINE void tile_run(const qn_row *row, ptrdiff_t first, const int pixels, const int vectors, const int split,
+                     const qn_neon_table *tables)
+{
+    const int8_t *w = row->weights;
+    uint8_t *out = row->out + first * row->out_step;
+    int32x4_t acc[4 * LANES];
+
+#pragma GCC unroll 16
+    for (int i = 0; i < pixels * vectors; i++) {
+        acc[i] = vld1q_s32(row->start + LANES * (i % vectors));
+    }
+    for (int32_t s = 0; s < row->pass->segments; s++) {
+        const ptrdiff_t step = row->segments[s].step;
+        const uint8_t *x = row->segments[s].base + first * step;
+        int32_t chunk = row->segments[s].chunks;
+        for (; chunk >= 4 && split == 1; chunk -= 4, x += 16, w += 64 * vectors) {
+            chunks_add(acc, x, step, w, 4, pixels, vectors);
+        }
+        for (; chunk > 0 && split == 1; chunk--, x += 4, w += 16 * vectors) {
+            chunks_add(acc, x, step, w, 1, pixels, vectors);
+        }
+        for (; chunk > 0; chunk--, x += 4 * split, w += 16) {
+            const int8x16_t weight = vld1q_s8(w);
+#pragma GCC unroll 16
+            for (int p = 0; p < pixels; p++) {
+                acc[p] = vdotq_s32(acc[p], weight, parts_read(x + p * step, split));
+            }
+        }
+    }
+    if (split > 1) { /* neighbouring parts of two pixels, or of one, added; only with one vector */
+#pragma GCC unroll 8
+        for (int i = 0; i < pixels; i += 2) {
+            acc[i / 2] = vpaddq_s32(acc[i], acc[pixels == 1 ? 0 : i + 1]);
+        }
+    }
+    if (split > 2) {
+#pragma GCC unroll 8
+        for (int i = 0; i < (pixels + 1) / 2; i += 2) {
+            acc[i / 2] = vpaddq_s32(acc[i], acc[pixels == 1 ? 0 : i + 1]);
+        }
+    }
+    const int count = (pixels * vectors + split - 1) / split; /* vectors that are left */
+    if (row->finish == QN_FINISH_S32) {
+#pragma GCC unroll 16
+        for (int i = 0; i < count; i++) {
+            sums_store(row, out + i / vectors * split * row->out_step, acc[i], pixels < split ? pixels : split,
+                       LANES / split, LANES * (i % vectors));
+        }
+        return;
+    }
+    const int pack_step = vectors == 3 ? 3 : 4; /* three vectors: one pixel a pack */
+    const int pack_pixels = vectors == 3 ? 1 : 4 * split / vectors;
+#pragma GCC unroll 4
+    for (int i = 0; i < count; i += pack_step) {
+        int32x4_t four[4];
+        qn_neon_table table[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            const int index = i + j < count && j < pack_step ? i + j : i;
+            four[j] = acc[index];
+            table[j] = tables[index % vectors];
+        }
+        codes_store(row, out, codes_pack(row, four, table), pixels < pack_pixels ? pixels : pack_pixels,
+                    LANES * (vectors == 3 ? 4 : vectors) / split);
+        out += pack_pixels * row->out_step;
+    }
+}
+
+/* Whole tiles, then one that overlaps the last of them, or single pixels where a row is shorter than a tile. */
+INLINE void row_run(const qn_row *row, const int pixels, const int vectors, const int split)
+{
+    qn_neon_table tables[QN_MAX_VECTORS];
+    ptrdiff_t p = 0;
+
+    for (int v = 0; v < vectors; v++) {
+        tables[v] = (qn_neon_table){vld1q_s32(row->shift + LANES * v), vld1q_s32(row->multiplier + LANES * v)};
+    }
+    for (; p + pixels <= row->pixels; p += pixels) {
+        tile_run(row, p, pixels, vectors, split, tables);
+    }
+    if (p < row->pixels && row->pixels >= pixels) {
+        tile_run(row, row->pixels - pixels, pixels, vectors, split, tables);
+        return;
+    }
+    for (; p < row->pixels; p++) {
+        tile_run(row, p, 1, vectors, split, tables);
+    }
+}
+
+static void neon_dot_row(const qn_row *row)
+{
+    switch (row->pass->vectors * 8 + row->pass->split) {
+    case 8 + 1:
+        row_run(row, 8, 1, 1);
+        break;
+    case 8 + 2:
+        row_run(row, 8, 1, 2);
+        break;
+    case 8 + 4:
+        row_run(row, 16, 1, 4);
+        break;
+    case 16 + 1:
+        row_run(row, 8, 2, 1);
+        break;
+    case 24 + 1:
+        row_run(row, 4, 3, 1);
+        break;
+    default:
+        row_run(row, 4, 4, 1);
+        break;
+    }
+}
+
+const qn_host_kernel qn_host_kernel_neon_dot = {
+    .name = "neon_dot", .lanes = LANES, .max_vectors = 4, .min_split = 1, .max_split = 4, .is_signed = 1, .row = neon_dot_row,
+};
+
+#else
+typedef int qn_host_neon_dot_is_left_out;
+#endif
