@@ -81,7 +81,7 @@ INLINE void sums_run(const qn_row *row, ptrdiff_t first, const int pixels, const
 }
 
 /* Sums of four channels of some pixels, one vector a pixel. */
-static void sums_finish(const qn_row *row, uint8_t *out, const int32x4_t *sums, int32_t pixels, qn_neon_table table)
+INLINE void sums_finish(const qn_row *row, uint8_t *out, const int32x4_t *sums, int32_t pixels, qn_neon_table table)
 {
     const qn_neon_table tables[PIXELS] = {table, table, table, table};
 
@@ -115,8 +115,9 @@ INLINE void tile_run(const qn_row *row, ptrdiff_t first, const int pixels, const
 }
 
 /* Whole tiles, then one that overlaps the last of them, or single pixels where a row is shorter than a tile. */
-INLINE void row_run(const qn_row *row, const int channels, const qn_form form)
+INLINE void row_run(const qn_row *given, const int channels, const qn_form form)
 {
+    const qn_row copy = *given, *row = &copy; /* which stores of codes leave as it is */
     int32_t shift[CHANNELS] = {0}, multiplier[CHANNELS] = {0};
     ptrdiff_t p = 0;
 
@@ -124,7 +125,7 @@ INLINE void row_run(const qn_row *row, const int channels, const qn_form form)
         shift[c] = row->shift[LANES * c];
         multiplier[c] = row->multiplier[LANES * c];
     }
-    const qn_neon_table table = {vld1q_s32(shift), vld1q_s32(multiplier)};
+    const qn_neon_table table = table_of(shift, multiplier);
     for (; p + PIXELS <= row->pixels; p += PIXELS) {
         tile_run(row, p, PIXELS, channels, form, table);
     }

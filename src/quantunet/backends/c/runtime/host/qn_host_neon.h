@@ -11,21 +11,42 @@
 
 enum { LANES = 4 };
 
-/* What the four lanes of a vector are shifted and multiplied by. */
+/* What the four lanes of a vector are shifted by, to the left, and multiplied by. */
 typedef struct {
     int32x4_t shift, multiplier;
 } qn_neon_table;
 
+/* 16 bytes for each vector, as many at a time as an instruction loads. */
+INLINE int8x16x4_t weights_read(const int8_t *w, const int vectors)
+{
+    int8x16x4_t result;
+
+    if (vectors == 4) {
+        return vld1q_s8_x4(w);
+    }
+    for (int v = 0; v < vectors; v++) {
+        result.val[v] = vld1q_s8(w + 16 * v);
+    }
+    for (int v = vectors; v < 4; v++) {
+        result.val[v] = vdupq_n_s8(0);
+    }
+    return result;
+}
+
+INLINE qn_neon_table table_of(const int32_t *shift, const int32_t *multiplier)
+{
+    return (qn_neon_table){vnegq_s32(vld1q_s32(shift)), vld1q_s32(multiplier)};
+}
+
 INLINE int32x4_t code_of(const qn_row *row, int32x4_t acc, qn_neon_table table)
 {
-    if (row->finish == QN_FINISH_MULTIPLY) { /* rounded half up, as the sum's 64 bits and one more are shifted */
+    if (row->finish == QN_FINISH_MULTIPLY) { /* rounded half up */
         const int64x2_t low = vmull_s32(vget_low_s32(acc), vget_low_s32(table.multiplier));
         const int64x2_t high = vmull_high_s32(acc, table.multiplier);
-        const int64x2_t shift_low = vnegq_s64(vmovl_s32(vget_low_s32(table.shift)));
-        const int64x2_t shift_high = vnegq_s64(vmovl_high_s32(table.shift));
+        const int64x2_t shift_low = vmovl_s32(vget_low_s32(table.shift)), shift_high = vmovl_high_s32(table.shift);
         return vqmovn_high_s64(vqmovn_s64(vrshlq_s64(low, shift_low)), vrshlq_s64(high, shift_high));
     }
-    return vshlq_s32(acc, vnegq_s32(table.shift));
+    return vshlq_s32(acc, table.shift);
 }
 
 /* Four vectors of accumulators to 16 codes in order. */

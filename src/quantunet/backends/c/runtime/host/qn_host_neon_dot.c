@@ -3,13 +3,12 @@
 #if defined(__ARM_FEATURE_DOTPROD)
 #include "qn_host_neon.h"
 
-/* Chunk `index` of `codes` times the weights. */
+/* Chunk `index` of `codes` times the weights. Compilers copy and spill the sums of the intrinsic, vdotq_laneq_s32: the
+ * instruction itself leaves them where they are. */
 INLINE int32x4_t product_add(int32x4_t acc, int8x16_t weight, int8x16_t codes, const int index)
 {
-    return index == 0   ? vdotq_laneq_s32(acc, weight, codes, 0)
-           : index == 1 ? vdotq_laneq_s32(acc, weight, codes, 1)
-           : index == 2 ? vdotq_laneq_s32(acc, weight, codes, 2)
-                        : vdotq_laneq_s32(acc, weight, codes, 3);
+    __asm__("sdot %0.4s, %1.16b, %2.4b[%3]" : "+w"(acc) : "w"(weight), "w"(codes), "i"(index));
+    return acc;
 }
 
 /* A chunk whose parts are multiplied lane by lane, twice over where there are two. */
@@ -41,12 +40,12 @@ INLINE void chunks_add(int32x4_t *acc, const uint8_t *x, ptrdiff_t step, const i
     }
 #pragma GCC unroll 4
     for (int chunk = 0; chunk < chunks; chunk++) {
+        const int8x16x4_t weights = weights_read(w + 16 * chunk * vectors, vectors);
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) {
-            const int8x16_t weight = vld1q_s8(w + 16 * (chunk * vectors + v));
 #pragma GCC unroll 8
             for (int p = 0; p < pixels; p++) {
-                acc[p * vectors + v] = product_add(acc[p * vectors + v], weight, codes[p], chunk);
+                acc[p * vectors + v] = product_add(acc[p * vectors + v], weights.val[v], codes[p], chunk);
             }
         }
     }
@@ -121,13 +120,14 @@ INLINE void tile_run(const qn_row *row, ptrdiff_t first, const int pixels, const
 }
 
 /* Whole tiles, then one that overlaps the last of them, or single pixels where a row is shorter than a tile. */
-INLINE void row_run(const qn_row *row, const int pixels, const int vectors, const int split)
+INLINE void row_run(const qn_row *given, const int pixels, const int vectors, const int split)
 {
+    const qn_row copy = *given, *row = &copy; /* which stores of codes leave as it is */
     qn_neon_table tables[QN_MAX_VECTORS];
     ptrdiff_t p = 0;
 
     for (int v = 0; v < vectors; v++) {
-        tables[v] = (qn_neon_table){vld1q_s32(row->shift + LANES * v), vld1q_s32(row->multiplier + LANES * v)};
+        tables[v] = table_of(row->shift + LANES * v, row->multiplier + LANES * v);
     }
     for (; p + pixels <= row->pixels; p += pixels) {
         tile_run(row, p, pixels, vectors, split, tables);
