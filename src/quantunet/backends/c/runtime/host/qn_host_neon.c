@@ -12,14 +12,33 @@
 enum { BYTES = 16, CHANNELS = 4, PIXELS = 4, LONG_RUN = 6 };
 typedef enum { ONE_PRODUCT, TWO_PRODUCTS, LONG_RUNS } qn_form;
 
-INLINE int32x4_t chunk_add(int32x4_t acc, int8x16_t codes, int8x16_t weight, const qn_form form)
+/* A chunk of one pixel or, `apart` sums from it, of two, in one piece: compilers begin so many products at a time that sums
+ * no longer fit the registers. */
+INLINE void chunk_add(int32x4_t *acc, int apart, const int8x16_t *codes, int8x16_t weight, const int pixels,
+                      const qn_form form)
 {
-    const int16x8_t low = vmull_s8(vget_low_s8(codes), vget_low_s8(weight));
+    int16x8_t first, second;
 
-    if (form == TWO_PRODUCTS) {
-        return vpadalq_s16(acc, vmlal_high_s8(low, codes, weight));
+    if (form == TWO_PRODUCTS && pixels == 2) {
+        __asm__("smull %2.8h, %4.8b, %6.8b\n\tsmull %3.8h, %5.8b, %6.8b\n\t"
+                "smlal2 %2.8h, %4.16b, %6.16b\n\tsmlal2 %3.8h, %5.16b, %6.16b\n\t"
+                "sadalp %0.4s, %2.8h\n\tsadalp %1.4s, %3.8h"
+                : "+w"(acc[0]), "+w"(acc[apart]), "=&w"(first), "=&w"(second)
+                : "w"(codes[0]), "w"(codes[1]), "w"(weight));
+    } else if (form == TWO_PRODUCTS) {
+        first = vmlal_high_s8(vmull_s8(vget_low_s8(codes[0]), vget_low_s8(weight)), codes[0], weight);
+        acc[0] = vpadalq_s16(acc[0], first);
+    } else if (pixels == 2) {
+        __asm__("smull %2.8h, %4.8b, %6.8b\n\tsmull %3.8h, %5.8b, %6.8b\n\t"
+                "sadalp %0.4s, %2.8h\n\tsadalp %1.4s, %3.8h\n\t"
+                "smull2 %2.8h, %4.16b, %6.16b\n\tsmull2 %3.8h, %5.16b, %6.16b\n\t"
+                "sadalp %0.4s, %2.8h\n\tsadalp %1.4s, %3.8h"
+                : "+w"(acc[0]), "+w"(acc[apart]), "=&w"(first), "=&w"(second)
+                : "w"(codes[0]), "w"(codes[1]), "w"(weight));
+    } else {
+        acc[0] = vpadalq_s16(acc[0], vmull_s8(vget_low_s8(codes[0]), vget_low_s8(weight)));
+        acc[0] = vpadalq_s16(acc[0], vmull_high_s8(codes[0], weight));
     }
-    return vpadalq_s16(vpadalq_s16(acc, low), vmull_high_s8(codes, weight));
 }
 
 INLINE void sums_run(const qn_row *row, ptrdiff_t first, const int pixels, const int channels, const qn_form form,
@@ -47,18 +66,19 @@ INLINE void sums_run(const qn_row *row, ptrdiff_t first, const int pixels, const
                 for (int p = 0; p < pixels; p++) {
                     codes[p] = vreinterpretq_s8_u8(vld1q_u8(x + p * step));
                 }
+                const int8x16x4_t weights = weights_read(w, channels);
 #pragma GCC unroll 4
                 for (int c = 0; c < channels; c++) {
-                    const int8x16_t weight = vld1q_s8(w + BYTES * c);
+                    const int8x16_t weight = weights.val[c];
 #pragma GCC unroll 4
-                    for (int p = 0; p < pixels; p++) {
-                        const int i = p * channels + c;
-                        if (form == LONG_RUNS) {
-                            few[i] = vmlal_s8(few[i], vget_low_s8(codes[p]), vget_low_s8(weight));
-                            few[i] = vmlal_high_s8(few[i], codes[p], weight);
-                        } else {
-                            acc[i] = chunk_add(acc[i], codes[p], weight, form);
-                        }
+                    for (int p = 0; p < pixels && form == LONG_RUNS; p++) {
+                        int16x8_t *sum = &few[p * channels + c];
+                        *sum = vmlal_s8(*sum, vget_low_s8(codes[p]), vget_low_s8(weight));
+                        *sum = vmlal_high_s8(*sum, codes[p], weight);
+                    }
+#pragma GCC unroll 4
+                    for (int p = 0; p < pixels && form != LONG_RUNS; p += 2) {
+                        chunk_add(acc + p * channels + c, channels, codes + p, weight, pixels < 2 ? 1 : 2, form);
                     }
                 }
             }
@@ -114,11 +134,12 @@ INLINE void tile_run(const qn_row *row, ptrdiff_t first, const int pixels, const
     sums_finish(row, row->out + first * row->out_step, sums, pixels, table);
 }
 
-/* Whole tiles, then one that overlaps the last of them, or single pixels where a row is shorter than a tile. */
+/* Tiles, the last of which may overlap the one before, or single pixels where a row is shorter than a tile. */
 INLINE void row_run(const qn_row *given, const int channels, const qn_form form)
 {
     const qn_row copy = *given, *row = &copy; /* which stores of codes leave as it is */
     int32_t shift[CHANNELS] = {0}, multiplier[CHANNELS] = {0};
+    const ptrdiff_t last = row->pixels - PIXELS;
     ptrdiff_t p = 0;
 
     for (int c = 0; c < channels; c++) {
@@ -126,12 +147,8 @@ INLINE void row_run(const qn_row *given, const int channels, const qn_form form)
         multiplier[c] = row->multiplier[LANES * c];
     }
     const qn_neon_table table = table_of(shift, multiplier);
-    for (; p + PIXELS <= row->pixels; p += PIXELS) {
-        tile_run(row, p, PIXELS, channels, form, table);
-    }
-    if (p < row->pixels && row->pixels >= PIXELS) {
-        tile_run(row, row->pixels - PIXELS, PIXELS, channels, form, table);
-        return;
+    for (; p < row->pixels && last >= 0; p += PIXELS) {
+        tile_run(row, p < last ? p : last, PIXELS, channels, form, table);
     }
     for (; p < row->pixels; p++) {
         tile_run(row, p, 1, channels, form, table);

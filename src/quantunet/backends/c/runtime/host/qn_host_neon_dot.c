@@ -119,22 +119,19 @@ INLINE void tile_run(const qn_row *row, ptrdiff_t first, const int pixels, const
     }
 }
 
-/* Whole tiles, then one that overlaps the last of them, or single pixels where a row is shorter than a tile. */
+/* Tiles, the last of which may overlap the one before, or single pixels where a row is shorter than a tile. */
 INLINE void row_run(const qn_row *given, const int pixels, const int vectors, const int split)
 {
     const qn_row copy = *given, *row = &copy; /* which stores of codes leave as it is */
+    const ptrdiff_t last = row->pixels - pixels;
     qn_neon_table tables[QN_MAX_VECTORS];
     ptrdiff_t p = 0;
 
     for (int v = 0; v < vectors; v++) {
         tables[v] = table_of(row->shift + LANES * v, row->multiplier + LANES * v);
     }
-    for (; p + pixels <= row->pixels; p += pixels) {
-        tile_run(row, p, pixels, vectors, split, tables);
-    }
-    if (p < row->pixels && row->pixels >= pixels) {
-        tile_run(row, row->pixels - pixels, pixels, vectors, split, tables);
-        return;
+    for (; p < row->pixels && last >= 0; p += pixels) {
+        tile_run(row, p < last ? p : last, pixels, vectors, split, tables);
     }
     for (; p < row->pixels; p++) {
         tile_run(row, p, 1, vectors, split, tables);
