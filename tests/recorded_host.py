@@ -1,7 +1,7 @@
 """The host engine on another processor: calls of its C library are recorded, run there by a program, and given back.
 
-``HostEngine`` prepares and calls a ``Recorder`` in the place of its library, twice: at first it writes down what C would
-be given; when a program has run all of it at once, the same calls in the same order receive what it computed.
+``HostEngine`` prepares and calls a ``Recorder`` in the place of its library, twice: at first it writes down what C
+would be given; when a program has run all of it at once, the same calls in the same order receive what it computed.
 """
 
 from __future__ import annotations
@@ -64,11 +64,12 @@ class Recorder:
 
     Args:
         times: how often the program runs each call.
+        steps: how many steps of each, from the first on; None: all.
     """
 
-    def __init__(self, times: int = 1) -> None:
+    def __init__(self, times: int = 1, steps: int | None = None) -> None:
         self.sizes: dict[int, int] = {}
-        self._times = times
+        self._times, self._steps = times, steps
         self._layers: list[tuple[CHostConv, bytes | None]] = []
         self._names: list[str] = []
         self._cases: list[tuple[Block, list[int], int, int]] = []
@@ -127,13 +128,14 @@ class Recorder:
         layers = [step.layer for step in steps if step.layer]
         kernel = self._layers[layers[0] - 1][1] if layers else None
         case = CCase(None, None, None, len(layers), whole[host_engine.AT_MASK], threads, self._times, program)
+        case.program.step_count = min(self._steps or program.step_count, program.step_count)
         block.data[at : at + ctypes.sizeof(case)] = bytes(case)
         if kernel is not None:
             block.point(at + CCase.kernel.offset, block.add(kernel + b"\0"))
         block.point(at + CCase.image.offset, block.add(ctypes.string_at(image, whole[host_engine.AT_IMAGE])))
         block.point(at + CCase.convs.offset, self._convs(block, layers))
         block.point(at + CCase.program.offset + CProgram.tensors.offset, block.add(bytes(tensors)))
-        block.point(at + CCase.program.offset + CProgram.steps.offset, self._steps(block, steps, layers))
+        block.point(at + CCase.program.offset + CProgram.steps.offset, self._step_array(block, steps, layers))
         return block, layers, case.mask_bytes, program.arena_bytes
 
     def _convs(self, block: Block, layers: list[int]) -> int:
@@ -146,7 +148,7 @@ class Recorder:
             self._requantize(block, at + CHostConv.requantize.offset, conv.requantize)
         return first
 
-    def _steps(self, block: Block, steps: Any, layers: list[int]) -> int:
+    def _step_array(self, block: Block, steps: Any, layers: list[int]) -> int:
         first = block.add(bytes(steps))
         for k, step in enumerate(steps):
             at = first + k * ctypes.sizeof(CStep)
@@ -203,9 +205,11 @@ def _tensor_bytes(tensor: CTensor) -> int:
 
 
 def build(folder: Path, compiler: str, flags: Sequence[str]) -> Path:
-    """The program that runs recorded calls, with every warning an error."""
+    """The program that runs recorded calls, with every warning an error; its objects stay beside it."""
     files = {**host_files(), "qn_tiling.h": tiling_header(FAST), SOURCE.name: SOURCE.read_text()}
     write_files(folder, files)
     sources = [name for name in files if name.endswith(".c")]
-    subprocess.run([compiler, *WARNINGS, *flags, *sources, "-o", "program"], cwd=folder, check=True)
+    objects = [f"{name[:-2]}.o" for name in sources]
+    subprocess.run([compiler, *WARNINGS, *flags, "-c", *sources], cwd=folder, check=True)
+    subprocess.run([compiler, *flags, "-static", "-pthread", *objects, "-o", "program"], cwd=folder, check=True)
     return folder / "program"

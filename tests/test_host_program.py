@@ -40,7 +40,7 @@ def run(program: Path, kernel: str, threads: int, times: int) -> tuple[str, set[
 
 def kernels_of(program: Path) -> list[str]:
     """The kernels that the program was built with and this machine runs."""
-    names = ("winograd512", "vnni512", "avx2", "avx2_wide", "portable")
+    names = ("winograd512", "vnni512", "avx2", "avx2_wide", "neon_dot", "neon", "portable")
     return [name for name in names if subprocess.run([program, name, "1", "1"], capture_output=True).returncode == 0]
 
 
