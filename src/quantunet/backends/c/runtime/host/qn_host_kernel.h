@@ -5,6 +5,14 @@
 
 #include "qn_host.h"
 
+/* 64-bit Arm, whose vectors hold the first byte in the lowest lane. */
+#if defined(__aarch64__) && defined(__ARM_NEON) && !defined(__AARCH64EB__)
+#define QN_HAS_NEON
+#if defined(__ARM_FEATURE_DOTPROD)
+#define QN_HAS_NEON_DOT
+#endif
+#endif
+
 enum { QN_MAX_SEGMENTS = 128, QN_MAX_VECTORS = 4, QN_ROW_SLACK_BYTES = 64 };
 
 /* Bytes that lie side by side and are multiplied one after the other: for pixel p they begin at base + p * step. */
@@ -63,7 +71,8 @@ typedef struct {
 
 enum { QN_WINOGRAD_TILES = 8, QN_WINOGRAD_PRODUCTS = 16 * QN_WINOGRAD_TILES * 2 * 16 };
 
-/* Input rows of one source to transformed tiles, offset by 128 except for position (1, 1). */
+/* Input rows of one source to transformed tiles. A kernel of unsigned bytes adds 128 except for position (1, 1), one of signed
+ * bytes takes 128 off there and nowhere else. */
 typedef struct {
     const uint8_t *row[4]; /* of a doubled source three */
     int32_t channels, count, is_doubled;
@@ -88,7 +97,7 @@ typedef struct {
 } qn_host_kernel;
 
 extern const qn_host_kernel qn_host_kernel_winograd512, qn_host_kernel_vnni512, qn_host_kernel_avx2,
-    qn_host_kernel_avx2_wide, qn_host_kernel_neon_dot, qn_host_kernel_neon, qn_host_kernel_portable;
+    qn_host_kernel_avx2_wide, qn_host_kernel_winograd_dot, qn_host_kernel_neon_dot, qn_host_kernel_neon, qn_host_kernel_portable;
 
 /* The table, best first, NULL after the last. */
 extern const qn_host_kernel *const qn_host_kernels[];

@@ -10,10 +10,11 @@ const qn_host_kernel *const qn_host_kernels[] = {
     &qn_host_kernel_avx2,
     &qn_host_kernel_avx2_wide,
 #endif
-#if defined(__ARM_FEATURE_DOTPROD)
+#if defined(QN_HAS_NEON_DOT)
+    &qn_host_kernel_winograd_dot,
     &qn_host_kernel_neon_dot,
 #endif
-#if defined(__ARM_NEON) && defined(__aarch64__)
+#if defined(QN_HAS_NEON)
     &qn_host_kernel_neon,
 #endif
     &qn_host_kernel_portable,

@@ -3,7 +3,9 @@
  *
  * How many products 16 bits hold follows from the weights of a pass: many of few bits, two of all pairs of bytes but -128
  * times -128 twice over, always one. */
-#if defined(__ARM_NEON) && defined(__aarch64__)
+#include "qn_host_kernel.h"
+
+#if defined(QN_HAS_NEON)
 #include <stdlib.h>
 
 #include "qn_host_neon.h"

@@ -49,19 +49,26 @@ INLINE int32x4_t code_of(const qn_row *row, int32x4_t acc, qn_neon_table table)
     return vshlq_s32(acc, table.shift);
 }
 
+/* Four vectors of 32-bit codes, not yet in range, to 16 bytes in order, saturated. */
+INLINE uint8x16_t codes_saturate(const int32x4_t *code, int32_t q_min, int32_t q_max, int32_t is_signed)
+{
+    const int16x8_t low = vqmovn_high_s32(vqmovn_s32(code[0]), code[1]);
+    const int16x8_t high = vqmovn_high_s32(vqmovn_s32(code[2]), code[3]);
+
+    if (is_signed) {
+        const int8x16_t bytes = vminq_s8(vqmovn_high_s16(vqmovn_s16(low), high), vdupq_n_s8((int8_t)q_max));
+        return vreinterpretq_u8_s8(vmaxq_s8(bytes, vdupq_n_s8((int8_t)q_min)));
+    } /* else q_min is 0 */
+    return vminq_u8(vqmovun_high_s16(vqmovun_s16(low), high), vdupq_n_u8((uint8_t)q_max));
+}
+
 /* Four vectors of accumulators to 16 codes in order. */
 INLINE uint8x16_t codes_pack(const qn_row *row, const int32x4_t *acc, const qn_neon_table *table)
 {
-    const int32x4_t a = code_of(row, acc[0], table[0]), b = code_of(row, acc[1], table[1]);
-    const int32x4_t c = code_of(row, acc[2], table[2]), d = code_of(row, acc[3], table[3]);
-    const int16x8_t low = vqmovn_high_s32(vqmovn_s32(a), b), high = vqmovn_high_s32(vqmovn_s32(c), d);
+    const int32x4_t code[4] = {code_of(row, acc[0], table[0]), code_of(row, acc[1], table[1]),
+                               code_of(row, acc[2], table[2]), code_of(row, acc[3], table[3])};
 
-    if (row->is_signed) {
-        const int8x16_t bytes = vqmovn_high_s16(vqmovn_s16(low), high);
-        const int8x16_t limited = vminq_s8(bytes, vdupq_n_s8((int8_t)row->q_max));
-        return vreinterpretq_u8_s8(vmaxq_s8(limited, vdupq_n_s8((int8_t)row->q_min)));
-    } /* else q_min is 0 */
-    return vminq_u8(vqmovun_high_s16(vqmovun_s16(low), high), vdupq_n_u8((uint8_t)row->q_max));
+    return codes_saturate(code, row->q_min, row->q_max, row->is_signed);
 }
 
 /* Less than `width` bytes. */

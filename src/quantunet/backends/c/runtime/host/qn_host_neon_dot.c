@@ -1,15 +1,9 @@
 /* Armv8.2 dot product: 16 products of signed bytes an instruction, added into four sums of 32 bits, which wrap. One operand
  * is a vector of weights, four channels by four bytes; the other four bytes of a pixel, any four of a vector. */
-#if defined(__ARM_FEATURE_DOTPROD)
-#include "qn_host_neon.h"
+#include "qn_host_kernel.h"
 
-/* Chunk `index` of `codes` times the weights. Compilers copy and spill the sums of the intrinsic, vdotq_laneq_s32: the
- * instruction itself leaves them where they are. */
-INLINE int32x4_t product_add(int32x4_t acc, int8x16_t weight, int8x16_t codes, const int index)
-{
-    __asm__("sdot %0.4s, %1.16b, %2.4b[%3]" : "+w"(acc) : "w"(weight), "w"(codes), "i"(index));
-    return acc;
-}
+#if defined(QN_HAS_NEON_DOT)
+#include "qn_host_neon_dot.h"
 
 /* A chunk whose parts are multiplied lane by lane, twice over where there are two. */
 INLINE int8x16_t parts_read(const uint8_t *bytes, const int split)
@@ -20,35 +14,6 @@ INLINE int8x16_t parts_read(const uint8_t *bytes, const int split)
         return vreinterpretq_s8_u64(vdupq_n_u64(two));
     }
     return vreinterpretq_s8_u8(vld1q_u8(bytes));
-}
-
-/* Some chunks, four at the most, of all pixels and vectors. */
-INLINE void chunks_add(int32x4_t *acc, const uint8_t *x, ptrdiff_t step, const int8_t *w, const int chunks,
-                       const int pixels, const int vectors)
-{
-    int8x16_t codes[8];
-
-#pragma GCC unroll 8
-    for (int p = 0; p < pixels; p++) {
-        if (chunks == 4) {
-            codes[p] = vreinterpretq_s8_u8(vld1q_u8(x + p * step));
-        } else {
-            uint32_t four;
-            memcpy(&four, x + p * step, 4);
-            codes[p] = vreinterpretq_s8_u32(vsetq_lane_u32(four, vdupq_n_u32(0), 0));
-        }
-    }
-#pragma GCC unroll 4
-    for (int chunk = 0; chunk < chunks; chunk++) {
-        const int8x16x4_t weights = weights_read(w + 16 * chunk * vectors, vectors);
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) {
-#pragma GCC unroll 8
-            for (int p = 0; p < pixels; p++) {
-                acc[p * vectors + v] = product_add(acc[p * vectors + v], weights.val[v], codes[p], chunk);
-            }
-        }
-    }
 }
 
 INLINE void tile_run(const qn_row *row, ptrdiff_t first, const int pixels, const int vectors, const int split,
@@ -65,14 +30,12 @@ INLINE void tile_run(const qn_row *row, ptrdiff_t first, const int pixels, const
     for (int32_t s = 0; s < row->pass->segments; s++) {
         const ptrdiff_t step = row->segments[s].step;
         const uint8_t *x = row->segments[s].base + first * step;
-        int32_t chunk = row->segments[s].chunks;
-        for (; chunk >= 4 && split == 1; chunk -= 4, x += 16, w += 64 * vectors) {
-            chunks_add(acc, x, step, w, 4, pixels, vectors);
+        const int32_t chunks = row->segments[s].chunks;
+        if (split == 1) {
+            w = chunks_add(acc, x, step, w, chunks, pixels, vectors);
+            continue;
         }
-        for (; chunk > 0 && split == 1; chunk--, x += 4, w += 16 * vectors) {
-            chunks_add(acc, x, step, w, 1, pixels, vectors);
-        }
-        for (; chunk > 0; chunk--, x += 4 * split, w += 16) {
+        for (int32_t chunk = chunks; chunk > 0; chunk--, x += 4 * split, w += 16) {
             const int8x16_t weight = vld1q_s8(w);
 #pragma GCC unroll 16
             for (int p = 0; p < pixels; p++) {

@@ -2,7 +2,7 @@
  *
  * With G' = 2 G and the textbook's B and A: A' ((G' g G'') * (B' d B)) A is four times the convolution, in integers.
  * B' d B adds four codes: of codes 0 to 63 it lies in 0 to 252 at position (1, 1) and in -126 to 126 elsewhere, which 128
- * is added to. G' g G'' must fit a signed byte, filter by filter.
+ * is added to for a kernel of unsigned bytes; for one of signed bytes 128 is taken off at (1, 1). G' g G'' must fit a signed byte, filter by filter.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -179,7 +179,8 @@ void qn_host_winograd_fill(qn_host_layer *layer, const qn_host_conv *conv, const
             }
             first += conv->source_channels[s];
         }
-        start[(size_t)position * all_lanes] = position == 5 ? 0 : -OFFSET * sum;
+        const int32_t offset = layer->kernel->is_signed ? (position == 5 ? -OFFSET : 0) : position == 5 ? 0 : OFFSET;
+        start[(size_t)position * all_lanes] = -offset * sum;
     }
     last[0] = 4 * (conv->bias[o] + (int32_t)(((uint32_t)1 << shift) >> 1));
     last[all_lanes] = shift + 2;
