@@ -167,6 +167,57 @@ def test_joins_and_up_samplings_equal_the_interpreter(processor: Processor) -> N
         assert used == 5 * len(cases)
 
 
+def join_graph(rng: np.random.Generator) -> ir.IntegerGraph:
+    """A 3x3 convolution of few bits over an up-sampled tensor, a skip connection, or both in either order."""
+    source = IntFormat(int(rng.integers(4, 7)), False)
+    low, skip, out = (int(n) for n in rng.integers(1, 41, 3))
+    nodes: list[ir.Node] = [
+        ir.Input("x", (), 3, source, 1.0),
+        random_conv(rng, "low", "x", 3, low, (2, 2), stride=2, padding=0, activation=source),
+        random_conv(rng, "skip", "x", 3, skip, (1, 1), padding=0, activation=source),
+        ir.UpsampleNearest2d("up", ("low",)),
+    ]
+    parts = (("up",), ("skip",), ("up", "skip"), ("skip", "up"), ("skip", "skip", "up"))[int(rng.integers(5))]
+    channels = sum(low if part == "up" else skip for part in parts)
+    name = parts[0]
+    if len(parts) > 1:
+        nodes.append(ir.Concat("both", parts))
+        name = "both"
+    bits = (1, int(rng.integers(2, 5)))
+    conv = random_conv(rng, "conv", name, channels, out, (3, 3), widths=bits)
+    read = {"x", "both", *parts} | ({"low"} if "up" in parts else set())
+    return mask_of([*(node for node in nodes if node.name in read), conv])
+
+
+def test_winograd_equals_the_interpreter(processor: Processor) -> None:
+    if "neon_dot" not in processor.kernels:
+        pytest.skip("no dot product on this processor")
+    rng, cases = np.random.default_rng(5), []
+    for bits, weight_bits in ((6, 4), (6, 3), (5, 5), (4, 6), (1, 1)):  # the ends of what fits a transformed byte
+        for channels, out, size in ((3, 5, (4, 4)), (64, 32, (10, 22)), (70, 49, (7, 9)), (5, 16, (1, 33))):
+            source, smallest = IntFormat(bits, False), -(2 ** (weight_bits - 1))
+            conv = random_conv(rng, "conv", "x", channels, out, (3, 3), widths=(weight_bits, weight_bits))
+            weight = np.where(rng.random(conv.weight.shape) < 0.5, smallest, -smallest - 1).astype(np.int32)
+            weight = weight if weight_bits < 5 else conv.weight.clip(-9, 9)
+            weight[0], weight[-1] = max(smallest, -9), min(-smallest - 1, 9)
+            conv = ir.Conv2d("conv", ("x",), weight, conv.weight_bit_width, conv.bias, conv.requantize)
+            codes = rng.choice([0, source.q_max], (2, channels, *size))
+            codes[1] = source.q_max
+            cases.append((mask_of([ir.Input("x", (), channels, source, 1.0), conv]), codes))
+    _, differing, used = prove(processor, "winograd_dot", cases)
+    assert not differing
+    assert used >= 12
+    joins = [join_graph(rng) for _ in range(60)]
+    sizes = 2 * rng.integers(1, 18, (len(joins), 2))
+    cases = [
+        (graph, rng.integers(0, graph.input.output.q_max + 1, (2, 3, *size)))
+        for graph, size in zip(joins, sizes, strict=True)
+    ]
+    _, differing, used = prove(processor, "winograd_dot", cases)
+    assert not differing
+    assert used >= 50
+
+
 def test_the_kernels_hold_no_floating_point(processor: Processor) -> None:
     objdump = COMPILER.replace("gcc", "objdump")
     objects = sorted(processor.folder.glob("qn_*.o"))
@@ -181,17 +232,17 @@ def test_the_kernels_hold_no_floating_point(processor: Processor) -> None:
         assert FLOAT.search(text)
 
 
-def layer_of_8_bits() -> Case:
-    """A 3x3 convolution of 32 to 32 channels, 64 x 64 pixels, weights and activations at 8 bits."""
-    rng, source = np.random.default_rng(4), IntFormat(8, False)
-    conv = random_conv(rng, "conv", "x", 32, 32, (3, 3), widths=(8, 8), activation=source)
+def layer_of(weight_bits: int, bits: int) -> Case:
+    """A 3x3 convolution of 32 to 32 channels, 64 x 64 pixels."""
+    rng, source = np.random.default_rng(4), IntFormat(bits, False)
+    conv = random_conv(rng, "conv", "x", 32, 32, (3, 3), widths=(weight_bits, weight_bits), activation=source)
     conv = ir.Conv2d("conv", ("x",), conv.weight.clip(-127), conv.weight_bit_width, conv.bias, conv.requantize)
-    return mask_of([ir.Input("x", (), 32, source, 1.0), conv]), rng.integers(0, 256, (1, 32, 64, 64))
+    return mask_of([ir.Input("x", (), 32, source, 1.0), conv]), rng.integers(0, source.q_max + 1, (1, 32, 64, 64))
 
 
-def layer_instructions(command: Sequence[str | Path], folder: Path, kernel: str) -> int:
+def layer_instructions(command: Sequence[str | Path], folder: Path, case: Case, kernel: str) -> int:
     """Of one run of the layer: two runs take that much more than one."""
-    (graph, codes), counts = layer_of_8_bits(), []
+    (graph, codes), counts = case, []
     for times in (1, 2):
         recorder = Recorder(times, steps=1)
         RecordedEngine(recorder, graph, kernel=kernel).trace(codes)
@@ -214,5 +265,14 @@ def test_instructions_are_those_recorded(processor: Processor) -> None:
     plugin = processor.folder / "count.so"
     subprocess.run([*find_compiler(), "-O2", "-shared", "-fPIC", PLUGIN, "-o", plugin], check=True)
     command = [EMULATOR, "-plugin", plugin, *processor.command[1:]]
-    counts = {kernel: layer_instructions(command, processor.folder, kernel) for kernel in processor.kernels}
-    assert counts == {kernel: recorded.get(kernel) for kernel in processor.kernels}
+    kernels = {(8, 8): processor.kernels, (4, 6): processor.kernels}
+    if "neon_dot" in processor.kernels:
+        kernels[4, 6] = ("winograd_dot", "neon_dot")
+    counts = {
+        f"{kernel}, {bits[0]} and {bits[1]} bits": layer_instructions(
+            command, processor.folder, layer_of(*bits), kernel
+        )
+        for bits, names in kernels.items()
+        for kernel in names
+    }
+    assert counts == {name: recorded.get(name) for name in counts}

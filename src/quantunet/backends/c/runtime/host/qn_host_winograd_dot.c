@@ -155,88 +155,149 @@ INLINE void tile_inverse(const int32_t *products, size_t distance, int32x4_t bia
     y[3] = vsubq_s32(vsubq_s32(bottom[1], bottom[2]), bottom[3]);
 }
 
-INLINE void group_run(const qn_tile_row *row, int32_t first, const int tiles, const int vectors)
+/* All products of some tiles, [position][tile][vector]. */
+INLINE void products_make(const qn_tile_row *row, int32_t first, const int tiles, const int vectors)
 {
-    const size_t distance = (size_t)(LANES * tiles * vectors);
-    const int width = LANES * vectors;
+    const ptrdiff_t step = (ptrdiff_t)row->tile_bytes;
+    const uint8_t *x = row->tiles + first * step;
     const int8_t *w = row->weights;
+    const int32_t *start = row->start;
+    int32_t *products = row->products;
 
     for (int position = 0; position < POSITIONS; position++) {
         const int32_t chunks = position / 4 == 2 || position % 4 == 2 ? row->few_chunks : row->chunks;
-        const uint8_t *x = row->tiles + (size_t)position * row->plane_bytes + (size_t)first * row->tile_bytes;
         int32x4_t acc[TILES * LANES];
 #pragma GCC unroll 16
         for (int i = 0; i < tiles * vectors; i++) {
-            acc[i] = vld1q_s32(row->start + LANES * (vectors * position + i % vectors));
+            acc[i] = vld1q_s32(start + LANES * (i % vectors));
         }
-        w = chunks_add(acc, x, (ptrdiff_t)row->tile_bytes, w, chunks, tiles, vectors);
+        w = chunks_add(acc, x, step, w, chunks, tiles, vectors);
 #pragma GCC unroll 16
         for (int i = 0; i < tiles * vectors; i++) {
-            vst1q_s32(row->products + (size_t)position * distance + LANES * i, acc[i]);
+            vst1q_s32(products + LANES * i, acc[i]);
         }
+        x += row->plane_bytes;
+        start += LANES * vectors;
+        products += LANES * tiles * vectors;
     }
-    for (int t = 0; t < tiles; t++) {
-        const int32_t pixel = 2 * (first + t), pixels = row->pixels - pixel < 2 ? 1 : 2;
-        int32x4_t y[4][4] = {{vdupq_n_s32(0)}}; /* [pixel of the tile][vector] */
+}
+
+/* Codes of one tile from its products. */
+INLINE void outputs_make(const qn_tile_row *row, int32_t tile, const int32_t *products, size_t distance, const int vectors)
+{
+    const int width = LANES * vectors;
+    int32x4_t y[4][4] = {{vdupq_n_s32(0)}}; /* [pixel][vector] */
+
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) {
-            const int32x4_t shift = vnegq_s32(vld1q_s32(row->shift + LANES * v));
-            int32x4_t sums[4];
-            tile_inverse(row->products + LANES * (t * vectors + v), distance, vld1q_s32(row->bias + LANES * v), sums);
-#pragma GCC unroll 4
-            for (int k = 0; k < 4; k++) {
-                y[k][v] = vshlq_s32(sums[k], shift);
-            }
-        }
+    for (int v = 0; v < vectors; v++) {
+        const int32x4_t shift = vnegq_s32(vld1q_s32(row->shift + LANES * v));
+        int32x4_t sums[4];
+        tile_inverse(products + LANES * v, distance, vld1q_s32(row->bias + LANES * v), sums);
 #pragma GCC unroll 4
         for (int k = 0; k < 4; k++) {
-            uint8_t *out = row->out[k / 2];
-            if (out != NULL && k % 2 < pixels) {
-                const uint8x16_t codes = codes_saturate(y[k], row->q_min, row->q_max, row->is_signed);
-                out += (pixel + k % 2) * row->out_step;
-                if (row->channels == width) {
-                    bytes_store(out, codes, width);
-                } else {
-                    uint8_t bytes[BYTES];
-                    vst1q_u8(bytes, codes);
-                    bytes_copy(out, bytes, row->channels, width);
-                }
-            }
+            y[k][v] = vshlq_s32(sums[k], shift);
+        }
+    }
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) {
+        const uint8x16_t codes = codes_saturate(y[k], row->q_min, row->q_max, row->is_signed);
+        const int32_t pixel = 2 * tile + k % 2;
+        uint8_t *out = row->out[k / 2], bytes[BYTES];
+        if (out == NULL || pixel >= row->pixels) {
+            continue;
+        }
+        out += pixel * row->out_step;
+        if (row->channels == width) {
+            bytes_store(out, codes, width);
+        } else {
+            vst1q_u8(bytes, codes);
+            bytes_copy(out, bytes, row->channels, width);
+        }
+    }
+}
+
+/* Functions of their own, so that neither takes registers from the other. */
+static __attribute__((noinline)) void products_run(const qn_tile_row *row, int32_t first, int32_t tiles)
+{
+    switch (row->vectors + (tiles == TILES ? 0 : 4)) {
+    case 1:
+        products_make(row, first, TILES, 1);
+        break;
+    case 2:
+        products_make(row, first, TILES, 2);
+        break;
+    case 3:
+        products_make(row, first, TILES, 3);
+        break;
+    case 4:
+        products_make(row, first, TILES, 4);
+        break;
+    case 5:
+        products_make(row, first, 1, 1);
+        break;
+    case 6:
+        products_make(row, first, 1, 2);
+        break;
+    case 7:
+        products_make(row, first, 1, 3);
+        break;
+    default:
+        products_make(row, first, 1, 4);
+        break;
+    }
+}
+
+static __attribute__((noinline)) void outputs_run(const qn_tile_row *row, int32_t first, int32_t tiles)
+{
+    const size_t size = (size_t)(LANES * row->vectors), distance = (size_t)tiles * size;
+
+    for (int32_t t = 0; t < tiles; t++) {
+        const int32_t *products = row->products + (size_t)t * size;
+        switch (row->vectors) {
+        case 1:
+            outputs_make(row, first + t, products, distance, 1);
+            break;
+        case 2:
+            outputs_make(row, first + t, products, distance, 2);
+            break;
+        case 3:
+            outputs_make(row, first + t, products, distance, 3);
+            break;
+        default:
+            outputs_make(row, first + t, products, distance, 4);
+            break;
         }
     }
 }
 
 /* Groups of tiles, the last of which may overlap the one before, or single tiles where a row is shorter than a group. */
-INLINE void tile_row_run(const qn_tile_row *given, const int vectors)
+static void winograd_dot_tiles(const qn_tile_row *row)
 {
-    const qn_tile_row copy = *given, *row = &copy; /* which stores of codes leave as it is */
-    const int32_t last = row->count - TILES;
-    int32_t t = 0;
+    const int32_t tiles = row->count < TILES ? 1 : TILES, last = row->count - tiles;
 
-    for (; t < row->count && last >= 0; t += TILES) {
-        group_run(row, t < last ? t : last, TILES, vectors);
-    }
-    for (; t < row->count; t++) {
-        group_run(row, t, 1, vectors);
+    for (int32_t t = 0; t < row->count; t += tiles) {
+        products_run(row, t < last ? t : last, tiles);
+        outputs_run(row, t < last ? t : last, tiles);
     }
 }
 
-static void winograd_dot_tiles(const qn_tile_row *row)
+/* Whether it takes fewer instructions than neon_dot: constants are counts for one tile, by vector, by 16 channels, or by both,
+ * from runs of layers of 16 to 64 channels. */
+static int winograd_dot_pays(const qn_host_conv *conv)
 {
-    switch (row->vectors) {
-    case 1:
-        tile_row_run(row, 1);
-        break;
-    case 2:
-        tile_row_run(row, 2);
-        break;
-    case 3:
-        tile_row_run(row, 3);
-        break;
-    default:
-        tile_row_run(row, 4);
-        break;
+    const int32_t quarters[LANES] = {0, 2, 3, 4}; /* of a vector that what is left over costs neon_dot */
+    const int32_t vectors = (conv->out_channels + LANES - 1) / LANES;
+    const int32_t each = vectors > 2 ? 79 : 90; /* few vectors: codes are loaded more often */
+    const int32_t direct = 4 * (conv->out_channels / LANES) + quarters[conv->out_channels % LANES];
+    int32_t plain = 0, doubled = 0;
+
+    for (int32_t s = 0; s < conv->source_count; s++) {
+        const int32_t channels = (conv->source_channels[s] + 3) / 4 * 4;
+        plain += conv->is_doubled[s] ? 0 : channels;
+        doubled += conv->is_doubled[s] ? channels : 0;
     }
+    return 4 * (vectors * (16 * 148 + each * plain + 44 * doubled) + 88 * plain + 48 * doubled) <
+           direct * (16 * 54 + 178 * plain + 79 * doubled);
 }
 
 const qn_host_kernel qn_host_kernel_winograd_dot = {
@@ -247,6 +308,7 @@ const qn_host_kernel qn_host_kernel_winograd_dot = {
     .max_split = 1,
     .is_signed = 1,
     .fits = qn_host_winograd_fits,
+    .pays = winograd_dot_pays,
     .transform = winograd_dot_transform,
     .tiles = winograd_dot_tiles,
 };
