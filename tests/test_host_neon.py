@@ -232,6 +232,21 @@ def test_the_kernels_hold_no_floating_point(processor: Processor) -> None:
         assert FLOAT.search(text)
 
 
+def test_undefined_behaviour_traps_nowhere(tmp_path: Path) -> None:
+    flags = ["-O0", "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error", "-march=armv8.2-a+dotprod"]
+    program = build(tmp_path, COMPILER, flags)
+    processor = Processor((EMULATOR, "-cpu", "cortex-a76", program), ("neon_dot",), tmp_path)
+    rng, cases = np.random.default_rng(6), [(graph, random_codes(graph, 0)) for graph in map(random_graph, range(20))]
+    for channels, out, is_signed in ((9, 21, False), (9, 21, True), (33, 20, False)):
+        graph = up_graph(rng, channels, out, 6, is_signed)
+        limits = graph.input.output
+        cases.append((graph, rng.integers(limits.q_min, limits.q_max + 1, (1, 2, 10, 26))))
+    for kernel in ("winograd_dot", "neon_dot", "neon", "portable"):
+        _, differing, used = prove(processor, kernel, cases)
+        assert not differing
+        assert used
+
+
 def layer_of(weight_bits: int, bits: int) -> Case:
     """A 3x3 convolution of 32 to 32 channels, 64 x 64 pixels."""
     rng, source = np.random.default_rng(4), IntFormat(bits, False)

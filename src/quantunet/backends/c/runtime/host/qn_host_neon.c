@@ -72,15 +72,18 @@ INLINE void sums_run(const qn_row *row, ptrdiff_t first, const int pixels, const
 #pragma GCC unroll 4
                 for (int c = 0; c < channels; c++) {
                     const int8x16_t weight = weights.val[c];
+                    if (form == LONG_RUNS) {
 #pragma GCC unroll 4
-                    for (int p = 0; p < pixels && form == LONG_RUNS; p++) {
-                        int16x8_t *sum = &few[p * channels + c];
-                        *sum = vmlal_s8(*sum, vget_low_s8(codes[p]), vget_low_s8(weight));
-                        *sum = vmlal_high_s8(*sum, codes[p], weight);
-                    }
+                        for (int p = 0; p < pixels; p++) {
+                            int16x8_t *sum = &few[p * channels + c];
+                            *sum = vmlal_s8(*sum, vget_low_s8(codes[p]), vget_low_s8(weight));
+                            *sum = vmlal_high_s8(*sum, codes[p], weight);
+                        }
+                    } else {
 #pragma GCC unroll 4
-                    for (int p = 0; p < pixels && form != LONG_RUNS; p += 2) {
-                        chunk_add(acc + p * channels + c, channels, codes + p, weight, pixels < 2 ? 1 : 2, form);
+                        for (int p = 0; p < pixels; p += 2) {
+                            chunk_add(acc + p * channels + c, channels, codes + p, weight, pixels < 2 ? 1 : 2, form);
+                        }
                     }
                 }
             }

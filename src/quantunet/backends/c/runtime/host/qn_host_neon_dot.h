@@ -4,11 +4,22 @@
 
 #include "qn_host_neon.h"
 
-/* Chunk `index` of `codes` times the weights. Compilers copy and spill the sums of the intrinsic, vdotq_laneq_s32: the
- * instruction itself leaves them where they are. */
+/* Compilers copy and spill the sums of the intrinsic, vdotq_laneq_s32: the instruction itself leaves them where they are. */
+#define SDOT(acc, weight, codes, lane) \
+    __asm__("sdot %0.4s, %1.16b, %2.4b[" #lane "]" : "+w"(acc) : "w"(weight), "w"(codes))
+
+/* Chunk `index` of `codes` times the weights. */
 INLINE int32x4_t product_add(int32x4_t acc, int8x16_t weight, int8x16_t codes, const int index)
 {
-    __asm__("sdot %0.4s, %1.16b, %2.4b[%3]" : "+w"(acc) : "w"(weight), "w"(codes), "i"(index));
+    if (index == 0) {
+        SDOT(acc, weight, codes, 0);
+    } else if (index == 1) {
+        SDOT(acc, weight, codes, 1);
+    } else if (index == 2) {
+        SDOT(acc, weight, codes, 2);
+    } else {
+        SDOT(acc, weight, codes, 3);
+    }
     return acc;
 }
 
