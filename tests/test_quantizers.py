@@ -40,6 +40,23 @@ def test_calibration_of_activations_ignores_one_outlier_in_ten_thousand() -> Non
     assert float(quantizer.scale) == 2.0**-8
 
 
+@pytest.mark.parametrize("channels", [4, None])
+def test_a_narrow_fixed_width_is_calibrated_to_the_least_squared_error(channels: int | None) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 8, 9, 9) * (weights()[:, :1, :1, :1] if channels else 1.0)
+    quantizer = LearnedPowerOfTwo(channels, 0, True, bit_width=2, trainable=False)
+    quantizer.calibrate(x)
+    chosen = quantizer.range_exponent.detach().clone()
+    errors = (quantizer(x) - x).square().flatten(1).sum(1)
+    for octaves in (-2, -1, 1, 2):
+        quantizer.range_exponent.data.copy_(chosen + octaves)
+        others = (quantizer(x) - x).square().flatten(1).sum(1)
+        assert bool((errors <= others).all() if channels else errors.sum() <= others.sum())
+    covering = LearnedPowerOfTwo(channels, 0, True, bit_width=8, trainable=False)
+    covering.calibrate(x)
+    assert bool((chosen < covering.range_exponent).all()), "to cover all would leave most of them zero"
+
+
 def test_calibration_of_an_all_zero_tensor_is_finite() -> None:
     for quantizer, x in ((of_weights(), torch.zeros(4, 1, 3, 3)), (LearnedPowerOfTwo(None, 1, False), torch.zeros(9))):
         quantizer.calibrate(x)

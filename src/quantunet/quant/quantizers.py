@@ -133,6 +133,11 @@ class Quantizer(nn.Module, abc.ABC):
         return values.view(shape)
 
 
+FULL_WIDTH = 8
+MOST_HALVINGS = 4
+"""Of a range, tried where a fixed width is narrow."""
+
+
 def observed_magnitude(x: Tensor, channels: int | None, channel_axis: int) -> Tensor:
     """The range to cover, > 0: the largest magnitude of each channel (channels,), or the 99.9th percentile ()."""
     if channels is None:
@@ -218,9 +223,27 @@ class LearnedPowerOfTwo(Quantizer):
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
-        """Cover the largest magnitude of each channel (weights), or the 99.9th percentile (activations)."""
+        """Cover the largest magnitude of each channel (weights), or the 99.9th percentile (activations).
+
+        A width that is fixed below 8 bits takes of this range and its halvings the one of least squared error:
+        two or three bits over the whole range would leave most values zero, and a network that learns nothing.
+        """
         magnitude = observed_magnitude(x, self.channels, self.channel_axis)
-        self.range_exponent.copy_(torch.ceil(torch.log2(magnitude)) + int(self.signed))
+        covering = torch.ceil(torch.log2(magnitude)) + int(self.signed)
+        self.range_exponent.copy_(covering)
+        if self.width_parameters() or float(self.width.max()) >= FULL_WIDTH:
+            return
+        best, least = covering, self._squared_error(x)
+        for octaves in range(1, MOST_HALVINGS + 1):
+            self.range_exponent.copy_(covering - octaves)
+            error = self._squared_error(x)
+            best, least = torch.where(error < least, covering - octaves, best), torch.minimum(error, least)
+        self.range_exponent.copy_(best)
+
+    def _squared_error(self, x: Tensor) -> Tensor:
+        """By range: () or (channels,)."""
+        squares = (self(x) - x).square()
+        return squares.sum() if self.channels is None else squares.transpose(0, self.channel_axis).flatten(1).sum(1)
 
     @torch.no_grad()
     def raise_scale_(self, smallest: Tensor) -> None:  # noqa: D102

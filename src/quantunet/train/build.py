@@ -62,8 +62,8 @@ def build_quantized_network(float_network: UNet, config: QuantizerConfig, images
 
 
 def _image_quantizer(config: QuantizerConfig) -> Quantizer | None:
-    """Eight bits where the system's own activations do not suit an image; None: like all other tensors."""
-    return _int8(None, 1) if config.name in ("fixed_point", "ternary", "binary") else None
+    """Eight bits where widths are fixed: an image of 2 bits is another image; None: like all other tensors."""
+    return _int8(None, 1) if config.name in ("uniform", "fixed_point", "ternary", "binary") else None
 
 
 def _int8(channels: int | None, axis: int) -> Quantizer:
