@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from quantunet.backends.c import bit_serial as c_bit_serial
 from quantunet.backends.c.join import parts_of
 from quantunet.backends.c.layout import CModel, c_array, clamped, storage
-from quantunet.backends.c.plan import swar_nodes
+from quantunet.backends.c.plan import bit_serial_nodes, swar_nodes
 from quantunet.ir.graph import (
     ArgMax,
     Concat,
@@ -147,6 +148,9 @@ def _kernel_calls(model: CModel, node: Node, target: Node, rows: str) -> list[st
     out = f"&{model.identifier(target.name)}"
     match node:
         case Conv2d() | ConvTranspose2d():
+            if node.name in bit_serial_nodes(model.graph, model.tiling):
+                groups = c_bit_serial.byte_groups(model.graph.formats()[node.inputs[0]])
+                return [f"qn_bit_serial_run(&{name}_node, {groups}, {inputs[0]}, {out}, {rows}, &scratch);"]
             if node.name in swar_nodes(model.graph, model.tiling):
                 return [f"qn_swar_run(&{name}_node, {inputs[0]}, {out}, {rows}, &scratch);"]
             if node.name in model.plan.by_winograd:

@@ -47,9 +47,9 @@ SWAR = Kernel(
     "qn_product_portable.c",
     Tiling(filters=32, band_pixels=256, swar=True),
     "-O2",
-    ("qn_swar.h", "qn_swar.c"),
+    ("qn_swar.h", "qn_swar.c", "qn_bit_serial.h", "qn_bit_serial.c"),
 )
-"""The same, and two products in one multiplication at few bits: for cores without multiply-accumulate of pairs."""
+"""The same; at few bits two products in one multiplication, at very few bit planes: for cores without SIMD."""
 HELIUM = Kernel(
     "helium",
     "qn_product_helium.c",

@@ -10,6 +10,7 @@ from quantunet.backends.c.join import parts_of
 from quantunet.backends.c.layout import CModel, c_array, clamped
 from quantunet.backends.c.plan import (
     Tiling,
+    bit_serial_nodes,
     filter_block,
     fused_heads,
     needs_wide_patches,
@@ -76,6 +77,7 @@ def model_source(model: CModel, header: str = "model.h") -> str:
         [
             "/* Written by quantunet. */",
             f'#include "{header}"\n\n#include <stddef.h>\n\n#include "qn_runtime.h"\n',
+            '#include "qn_bit_serial.h"\n' if bit_serial_nodes(model.graph, model.tiling) else "",
             '#include "qn_swar.h"\n' if swar_nodes(model.graph, model.tiling) else "",
             '#include "qn_winograd.h"\n' if model.plan.by_winograd else "",
             trace_function(),

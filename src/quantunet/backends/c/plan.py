@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from quantunet.backends.c import bit_serial as c_bit_serial
 from quantunet.backends.c import swar as c_swar
 from quantunet.backends.c import winograd as c_winograd
 from quantunet.backends.c.join import Joins, find_joins, parts_of
@@ -44,7 +45,7 @@ class Tiling:
             A model by rows keeps only the rows that are still to be read, and expands packed weights once a band.
         winograd: 3x3 convolutions run by qn_winograd.h, which belongs to the kernel too.
         winograd_bytes: transformed weights of a block of filters take so much at the most, or those of four filters.
-        swar: convolutions of few bits run by qn_swar.h, likewise.
+        swar: convolutions of few bits run by qn_swar.h, those of the fewest by qn_bit_serial.h, likewise.
         packed: tensors of up to 6 bits between convolutions by Winograd are stored in 2, 4 or 6 bits a code.
 
     Raises:
@@ -267,28 +268,28 @@ def filter_block(node: WeightNode, is_fused: bool, tiling: Tiling) -> int:
     return node.weight.shape[0] if is_fused else min(node.weight.shape[0], tiling.filters)
 
 
+def bit_serial_nodes(graph: IntegerGraph, tiling: Tiling) -> frozenset[str]:
+    """Convolutions that run by bit planes of their weights; a fused head does not."""
+    return _nodes_that_fit(graph, c_bit_serial.fits) if tiling.swar else frozenset()
+
+
 def swar_nodes(graph: IntegerGraph, tiling: Tiling) -> frozenset[str]:
-    """Convolutions that run with two products in one multiplication; a fused head does not."""
+    """Convolutions that run with two products in one multiplication: not by bit planes, and no fused head."""
     if not tiling.swar:
         return frozenset()
+    return _nodes_that_fit(graph, c_swar.fits) - bit_serial_nodes(graph, tiling)
+
+
+def _nodes_that_fit(graph: IntegerGraph, fits: Callable[[Node, IntFormat], bool]) -> frozenset[str]:
     formats, fused = graph.formats(), fused_heads(graph)
     return frozenset(
-        node.name
-        for node in graph.weight_nodes()
-        if node.name not in fused and c_swar.fits(node, formats[node.inputs[0]])
+        node.name for node in graph.weight_nodes() if node.name not in fused and fits(node, formats[node.inputs[0]])
     )
 
 
 def winograd_nodes(graph: IntegerGraph, tiling: Tiling) -> frozenset[str]:
     """Convolutions that run by Winograd; a fused head does not."""
-    if not tiling.winograd:
-        return frozenset()
-    formats, fused = graph.formats(), fused_heads(graph)
-    return frozenset(
-        node.name
-        for node in graph.weight_nodes()
-        if node.name not in fused and c_winograd.fits(node, formats[node.inputs[0]])
-    )
+    return _nodes_that_fit(graph, c_winograd.fits) if tiling.winograd else frozenset()
 
 
 def needs_wide_patches(node: WeightNode, source: IntFormat) -> bool:
@@ -302,7 +303,8 @@ def scratch_of(
     graph: IntegerGraph, tiling: Tiling, by_winograd: Container[str] = (), joins: Joins | None = None
 ) -> Scratch:
     """The scratch arrays that the convolutions of ``graph`` need, those of ``by_winograd`` with ``joins``."""
-    formats, fused, channels, by_swar = graph.formats(), fused_heads(graph), graph.channels(), swar_nodes(graph, tiling)
+    formats, fused, channels = graph.formats(), fused_heads(graph), graph.channels()
+    by_swar, by_bits = swar_nodes(graph, tiling), bit_serial_nodes(graph, tiling)
     needs = [Scratch(patch_bits=tiling.patch_bits)]
     for node in graph.weight_nodes():
         if node.name in by_winograd:
@@ -310,10 +312,10 @@ def scratch_of(
             filters = fours.filter_elements(node, tiling.winograd_bytes)
             needs.append(Scratch(filters, fours.patch_elements, acc=1, corrections=1))
             continue
-        if node.name in by_swar:  # whose tiling has elements of a byte
-            filters = filter_block(node, False, tiling)
-            sizes = c_swar.filter_bytes(node, filters), c_swar.patch_bytes(node)
-            needs.append(Scratch(*sizes, acc=c_swar.sums(filters), corrections=1))
+        if node.name in by_swar | by_bits:  # whose tiling has elements of a byte
+            way, filters = c_swar if node.name in by_swar else c_bit_serial, filter_block(node, False, tiling)
+            sizes = way.filter_bytes(node, filters), way.patch_bytes(node)
+            needs.append(Scratch(*sizes, acc=way.sums(filters), corrections=1))
             continue
         positions, length = (4, node.weight.shape[1]) if isinstance(node, ConvTranspose2d) else (1, node.weight[0].size)
         stride = _rounded(length, tiling.lanes)
