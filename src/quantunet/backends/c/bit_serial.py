@@ -15,6 +15,8 @@ PIXELS = CODES = UNROLL = 4
 """Worked on at a time, of a group, and groups at a time: a patch is rounded up to 16 codes."""
 ENTRY_BYTES = PLACE_BYTES = 4
 TABLE_ENTRIES = 2**CODES
+BYTE_MAX = 255
+"""Sums of so many groups are kept in bytes."""
 
 
 def fits(node: Node, source: IntFormat) -> bool:
@@ -22,6 +24,7 @@ def fits(node: Node, source: IntFormat) -> bool:
     return (
         isinstance(node, Conv2d)
         and c_swar.fits(node, source)
+        and UNROLL * CODES * source.q_max <= BYTE_MAX
         and int(node.weight_bit_width.max()) * source.bit_width <= PRODUCT_LIMIT
         and is_faster(node)
     )
@@ -34,14 +37,8 @@ def is_faster(node: Conv2d) -> bool:
     """
     filters, length = node.weight.shape[0], node.weight[0].size
     groups, planes = _groups(node), int(node.weight_bit_width.sum())
-    by_tables = 250 + 50 * groups + (4 * groups + 20) * planes + 15 * filters
+    by_tables = 250 + 50 * groups + (5 * groups + 15) * planes + 15 * filters
     return by_tables < c_swar.FILTERS * -(-filters // c_swar.FILTERS) * 6 * length + 10 * length
-
-
-def byte_groups(source: IntFormat) -> int:
-    """Groups whose sums of codes of ``source`` are kept in bytes: what fits, but four for eight, which is faster."""
-    groups = 255 // (CODES * source.q_max) // UNROLL * UNROLL
-    return groups if groups > 2 * UNROLL else UNROLL
 
 
 def filter_bytes(node: WeightNode, filters: int) -> int:

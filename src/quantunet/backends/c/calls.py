@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from quantunet.backends.c import bit_serial as c_bit_serial
 from quantunet.backends.c.join import parts_of
 from quantunet.backends.c.layout import CModel, c_array, clamped, storage
 from quantunet.backends.c.plan import bit_serial_nodes, swar_nodes
@@ -149,8 +148,7 @@ def _kernel_calls(model: CModel, node: Node, target: Node, rows: str) -> list[st
     match node:
         case Conv2d() | ConvTranspose2d():
             if node.name in bit_serial_nodes(model.graph, model.tiling):
-                groups = c_bit_serial.byte_groups(model.graph.formats()[node.inputs[0]])
-                return [f"qn_bit_serial_run(&{name}_node, {groups}, {inputs[0]}, {out}, {rows}, &scratch);"]
+                return [f"qn_bit_serial_run(&{name}_node, {inputs[0]}, {out}, {rows}, &scratch);"]
             if node.name in swar_nodes(model.graph, model.tiling):
                 return [f"qn_swar_run(&{name}_node, {inputs[0]}, {out}, {rows}, &scratch);"]
             if node.name in model.plan.by_winograd:

@@ -1,8 +1,8 @@
 /* Products by bit planes of the weights, exact, without a multiplication.
  *
  * Of each four codes of a patch all 16 sums are tabulated, of four pixels at once, a byte each. A bit plane of a filter
- * then chooses one sum of each table: 16 products by a look-up and an addition. Sums stay in bytes for as many groups as
- * fit, then go on in 16 bits, two to a word; the planes are added up times their powers of two, the top one negative.
+ * then chooses one sum of each table: 16 products by a look-up and an addition. Four sums fit a byte, then it goes on in
+ * 16 bits, two to a word; the planes are added up times their powers of two, the top one negative.
  */
 #include <string.h>
 
@@ -14,7 +14,7 @@ typedef uint32_t __attribute__((may_alias)) word;
 #define PIXELS 4
 #define CODES 4    /* of a group */
 #define ENTRIES 16 /* of a group's table */
-#define UNROLL 4   /* groups are rounded up */
+#define UNROLL 4   /* groups whose sums fit a byte; their number is rounded up */
 
 typedef struct {
     const qn_conv2d *node;
@@ -22,7 +22,6 @@ typedef struct {
     const qn_tensor *out;
     const qn_scratch *scratch;
     int32_t length, groups; /* codes of a patch, and groups of them */
-    int32_t run;            /* groups whose sums fit a byte */
     int32_t first, filters;
     word *places;     /* of table entries: [filters][planes][groups] */
     word *table;      /* [groups][ENTRIES], after it: */
@@ -123,35 +122,17 @@ typedef struct {
     uint32_t even, odd;
 } sums;
 
-static inline uint32_t four_look_up(const word *table, const word *place)
-{
-    return look_up(table, place[0]) + look_up(table, place[1]) + look_up(table, place[2]) + look_up(table, place[3]);
-}
-
-static inline sums bytes_add(sums s, uint32_t bytes)
-{
-    return (sums){s.even + (bytes & 0x00ff00ffu), s.odd + (bytes >> 8 & 0x00ff00ffu)};
-}
-
 /* Of one plane. A function of its own, for the sake of registers. */
-static __attribute__((noinline)) sums plane_sum(const word *table, const word *place, int32_t groups, int32_t run)
+static __attribute__((noinline)) sums plane_sum(const word *table, const word *place, int32_t groups)
 {
+    const word *const end = place + groups;
     sums s = {0, 0};
 
-    if (run == UNROLL) {
-        for (const word *const end = place + groups; place < end; place += UNROLL) {
-            s = bytes_add(s, four_look_up(table, place));
-        }
-        return s;
-    }
-    for (; groups > 0; groups -= run) {
-        const word *const stop = place + (groups < run ? groups : run);
-        uint32_t bytes = 0;
-        do {
-            bytes += four_look_up(table, place);
-            place += UNROLL;
-        } while (place < stop);
-        s = bytes_add(s, bytes);
+    for (; place < end; place += UNROLL) {
+        const uint32_t bytes = look_up(table, place[0]) + look_up(table, place[1]) + look_up(table, place[2]) +
+                               look_up(table, place[3]);
+        s.even += bytes & 0x00ff00ffu;
+        s.odd += bytes >> 8 & 0x00ff00ffu;
     }
     return s;
 }
@@ -165,10 +146,10 @@ static void tile_sum(const block *b, int32_t *acc)
         const int32_t top = b->node->bit_width[b->first + f] - 1, bias = b->node->bias[b->first + f];
         uint32_t even = 0, odd = 0;
         for (int32_t plane = 0; plane < top; plane++, place += b->groups) {
-            const sums s = plane_sum(b->table, place, b->groups, b->run);
+            const sums s = plane_sum(b->table, place, b->groups);
             even += s.even << plane, odd += s.odd << plane;
         }
-        const sums s = plane_sum(b->table, place, b->groups, b->run);
+        const sums s = plane_sum(b->table, place, b->groups);
         place += b->groups;
         even -= s.even << top, odd -= s.odd << top;
         const int32_t p0 = (int16_t)even, p1 = (int16_t)odd;
@@ -199,11 +180,11 @@ static void tile_run(const block *b, int32_t y, int32_t x0, int32_t pixels)
     }
 }
 
-void qn_bit_serial_run(const qn_conv2d *node, int32_t byte_groups, const qn_tensor *x, const qn_tensor *out,
-                       qn_rows rows, const qn_scratch *scratch)
+void qn_bit_serial_run(const qn_conv2d *node, const qn_tensor *x, const qn_tensor *out, qn_rows rows,
+                       const qn_scratch *scratch)
 {
     const uint8_t *packed = node->weight;
-    block b = {node, x, out, scratch, 0, 0, byte_groups, 0, 0, (word *)(void *)scratch->filters, NULL, NULL};
+    block b = {node, x, out, scratch, 0, 0, 0, 0, (word *)(void *)scratch->filters, NULL, NULL};
 
     b.length = x->channels * node->kernel_height * node->kernel_width;
     b.groups = (b.length + CODES * UNROLL - 1) / (CODES * UNROLL) * UNROLL;

@@ -7,8 +7,7 @@
 
 #include "qn_runtime.h"
 
-/* byte_groups: groups of four codes whose sums fit a byte, a multiple of 4. */
-void qn_bit_serial_run(const qn_conv2d *node, int32_t byte_groups, const qn_tensor *x, const qn_tensor *out,
-                       qn_rows rows, const qn_scratch *scratch);
+void qn_bit_serial_run(const qn_conv2d *node, const qn_tensor *x, const qn_tensor *out, qn_rows rows,
+                       const qn_scratch *scratch);
 
 #endif
