@@ -180,15 +180,16 @@ class IntegerGraph:
             formats[node.name] = output_format(node, [formats[name] for name in node.inputs], self.channels())
         return formats
 
-    def channels(self) -> dict[str, int]:
-        """Number of channels of every tensor, by name."""
+    def channels(self, filters: Mapping[str, int] | None = None) -> dict[str, int]:
+        """Number of channels of every tensor, by name, with so many ``filters`` in the layers that it names."""
+        changed = filters or {}
         channels: dict[str, int] = {}
         for node in self.nodes:
             match node:
                 case Input():
                     channels[node.name] = node.channels
                 case Conv2d() | ConvTranspose2d():
-                    channels[node.name] = node.weight.shape[0]
+                    channels[node.name] = changed[node.name] if node.name in changed else node.weight.shape[0]
                 case Concat():
                     channels[node.name] = sum(channels[name] for name in node.inputs)
                 case Threshold() | ArgMax():

@@ -9,10 +9,9 @@ from quantunet.losses import mean_bit_width
 from quantunet.nn import widths
 from quantunet.nn.layers import conv_layers
 from quantunet.nn.unet import UNet
+from quantunet.quant.quantizers import FULL_WIDTH
 from quantunet.train.budget import Kind
 from quantunet.train.config import BitLossConfig
-
-FULL_WIDTH = 8
 
 
 def bit_term(kind: Kind, network: UNet, config: BitLossConfig) -> Tensor:

@@ -89,9 +89,7 @@ def drop_channels_(
         if not candidates:
             return
         for _, name, channel in candidates[: max(1, round(AT_ONCE * len(candidates)))]:
-            quantizer = layers[name].weight_quantizer
-            assert quantizer is not None
-            quantizer.silence_(channel)
+            _silence_(layers[name], channel)
         if not remove_channels_(network, optimizer):
             return
 
@@ -123,8 +121,11 @@ def drop_groups_(
             return
         _, name, channels = min(found)
         for channel in channels:
-            quantizer = layers[name].weight_quantizer
-            assert quantizer is not None
-            quantizer.silence_(channel)
+            _silence_(layers[name], channel)
         if not remove_channels_(network, optimizer):
             return
+
+
+def _silence_(layer: ConvLayer, channel: int) -> None:
+    assert layer.weight_quantizer is not None
+    layer.weight_quantizer.silence_(channel)

@@ -133,22 +133,22 @@ class Sizes:
     def drop_channels_(self, plan: Callable[[Budget], float], optimizer: torch.optim.Optimizer | None = None) -> None:
         """Remove channels until operations, memory and time are within ``plan``: a budget's amount for now."""
         limits = [budget for budget in self.budgets if budget.kind in CHANNEL_KINDS]
+        by_channel = [budget for budget in limits if budget.kind != "latency"]
+        by_group = [budget for budget in limits if budget.kind == "latency"]
 
-        def exceeding() -> list[Budget]:
-            return [b for b in limits if self._measures.amount(b.kind, self._network) > plan(b)]
+        def exceeds(budget: Budget) -> bool:
+            return self._measures.amount(budget.kind, self._network) > plan(budget)
 
         def excess() -> dict[str, float]:
             costs: dict[str, float] = {}
-            for budget in exceeding():
-                if budget.kind != "latency":
-                    one = mac_costs(self._network) if budget.kind == "macs" else self._ram_costs()
-                    for name, cost in one.items():
-                        costs[name] = costs.get(name, 0.0) + cost / plan(budget)
+            for budget in filter(exceeds, by_channel):
+                one = mac_costs(self._network) if budget.kind == "macs" else self._ram_costs()
+                for name, cost in one.items():
+                    costs[name] = costs.get(name, 0.0) + cost / plan(budget)
             return costs
 
         def savings() -> Mapping[str, Sequence[tuple[int, float]]]:
-            is_slow = any(budget.kind == "latency" for budget in exceeding())
-            return self._measures.latency_savings(self._network) if is_slow else {}
+            return self._measures.latency_savings(self._network) if any(map(exceeds, by_group)) else {}
 
         if limits:
             remove_channels_(self._network, optimizer)

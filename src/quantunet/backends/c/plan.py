@@ -144,10 +144,7 @@ class Plan:
 
 def fused_heads(graph: IntegerGraph) -> dict[str, str]:
     """Convolutions whose accumulators are never stored, each with the Threshold or ArgMax that alone reads it."""
-    readers: dict[str, list[Node]] = {node.name: [] for node in graph.nodes}
-    for node in graph.nodes:
-        for name in node.inputs:
-            readers[name].append(node)
+    readers = graph.readers()
     return {
         node.name: readers[node.name][0].name
         for node in graph.nodes

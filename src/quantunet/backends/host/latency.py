@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantunet.backends.host.plan import Step, steps
-from quantunet.ir.graph import Concat, Conv2d, ConvTranspose2d, Input, IntegerGraph
+from quantunet.ir.graph import Conv2d, ConvTranspose2d, IntegerGraph
 
 LANES = 16
 MAX_SPLIT = 4
@@ -93,7 +93,7 @@ class HostLatency:
 
     def by_node(self, channels: Mapping[str, int] | None = None) -> dict[str, Counts]:
         """What each step takes, by name of its node."""
-        left = self._channels(channels or {})
+        left = self._graph.channels(channels)
         return {step.node.name: self._of(step, left) for step in self._steps}
 
     def ms(self, channels: Mapping[str, int] | None = None) -> float:
@@ -105,7 +105,7 @@ class HostLatency:
 
         One channel stays everywhere; the layer that the mask is made of keeps all.
         """
-        left, now = self._channels({}), self.ms()
+        left, now = self._graph.channels(), self.ms()
         *hidden, _ = self._graph.weight_nodes()
         found = {}
         for node in hidden:
@@ -114,19 +114,6 @@ class HostLatency:
             )
             found[node.name] = [(n, ms) for n, ms in saved if ms > LEAST_SAVING * now]
         return found
-
-    def _channels(self, changed: Mapping[str, int]) -> dict[str, int]:
-        known: dict[str, int] = {}
-        for node in self._graph.nodes:
-            if isinstance(node, Input):
-                known[node.name] = node.channels
-            elif isinstance(node, Conv2d | ConvTranspose2d):
-                known[node.name] = changed.get(node.name, node.weight.shape[0])
-            elif isinstance(node, Concat):
-                known[node.name] = sum(known[name] for name in node.inputs)
-            else:
-                known[node.name] = known[node.inputs[0]]
-        return known
 
     def _of(self, step: Step, channels: Mapping[str, int]) -> Counts:
         node = step.node
