@@ -7,6 +7,7 @@ would be given; when a program has run all of it at once, the same calls in the 
 from __future__ import annotations
 
 import ctypes
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,10 +102,16 @@ class Recorder:
         self._next += 1
 
     def execute(self, command: Sequence[str | Path], folder: Path) -> str:
-        """Run all calls by a program; from now on they are answered. Gives what it wrote to its error stream."""
+        """Run all calls by a program; from now on they are answered. Gives what it wrote to its error stream.
+
+        The program gets no environment and short arguments, whose lengths move its stack, and with it the alignment of
+        what is copied: instructions are counted.
+        """
         calls, results = folder / "calls", folder / "results"
         calls.write_bytes(b"".join(block.packed() for block, *_ in self._cases))
-        done = subprocess.run([*command, calls, results], capture_output=True, text=True)
+        emulator = shutil.which(command[0]) or command[0]
+        line = [emulator, *command[1:], calls.name, results.name]
+        done = subprocess.run(line, cwd=folder, env={}, capture_output=True, text=True)
         assert done.returncode == 0, (done.returncode, done.stderr)
         data, at = results.read_bytes(), 0
         self._names, self._results = [""] * len(self._layers), []

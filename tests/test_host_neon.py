@@ -50,9 +50,9 @@ class Processor:
 def processor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Processor:
     """Cortex-A53 has no dot product, Cortex-A76 has."""
     folder, has_dot = tmp_path_factory.mktemp("neon"), request.param.endswith("dotprod")
-    program = build(folder, COMPILER, ["-O3", f"-march={request.param}"])
+    build(folder, COMPILER, ["-O3", f"-march={request.param}"])
     kernels = ("neon_dot",) if has_dot else ("neon", "portable")
-    return Processor((EMULATOR, "-cpu", "cortex-a76" if has_dot else "cortex-a53", program), kernels, folder)
+    return Processor((EMULATOR, "-cpu", "cortex-a76" if has_dot else "cortex-a53", "./program"), kernels, folder)
 
 
 def prove(processor: Processor, kernel: str | None, cases: Sequence[Case]) -> tuple[int, list[object], int]:
@@ -234,8 +234,8 @@ def test_the_kernels_hold_no_floating_point(processor: Processor) -> None:
 
 def test_undefined_behaviour_traps_nowhere(tmp_path: Path) -> None:
     flags = ["-O0", "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error", "-march=armv8.2-a+dotprod"]
-    program = build(tmp_path, COMPILER, flags)
-    processor = Processor((EMULATOR, "-cpu", "cortex-a76", program), ("neon_dot",), tmp_path)
+    build(tmp_path, COMPILER, flags)
+    processor = Processor((EMULATOR, "-cpu", "cortex-a76", "./program"), ("neon_dot",), tmp_path)
     rng, cases = np.random.default_rng(6), [(graph, random_codes(graph, 0)) for graph in map(random_graph, range(8))]
     for channels, out, is_signed in ((9, 21, False), (9, 21, True), (33, 20, False)):
         graph = up_graph(rng, channels, out, 6, is_signed)
