@@ -112,6 +112,13 @@ def test_the_largest_accumulators_are_exact():
     assert interpreter.evaluate(conv, [x]).tolist() == [[[[-128 * 255 * 32768 - 77]]]]
 
 
+@pytest.mark.parametrize("channels", [518, 519])  # 518 x 255 x 127 < 2^24 < 519 x 255 x 127, which is odd
+def test_sums_on_both_sides_of_what_float32_holds_are_exact(channels):
+    weight = np.full((1, channels, 1, 1), 127, np.int32)
+    conv = ir.Conv2d("c", ("x",), weight, np.full(1, 8, np.int32), np.zeros(1, np.int32), None, 1, 0)
+    assert interpreter.evaluate(conv, [np.full((1, channels, 1, 1), 255)]).item() == channels * 255 * 127
+
+
 def test_quantized_input_rounds_half_up_and_saturates():
     graph = every_node()
     scale = graph.input.scale

@@ -1,7 +1,8 @@
 """The NumPy interpreter of the IntegerGraph: the oracle that every backend is compared with.
 
-Products are summed by a float64 matrix product, which is exact here: every partial sum is an integer below 2^31
-(``ranges.prove`` shows it), far under the 2^53 up to which float64 holds all integers.
+Products are summed by a matrix product in floats, which is exact here: every partial sum is an integer below 2^31
+(``ranges.prove`` shows it), far under the 2^53 up to which float64 holds all integers. Where the largest code and the
+weights keep all sums under 2^24, float32 holds them too, in half the time.
 """
 
 from __future__ import annotations
@@ -103,28 +104,36 @@ def _requantize(acc: Int64, stage: Requantize | None) -> Int64:
     return requantize(acc, _by_channel(stage.multiplier), _by_channel(stage.shift), stage.output)
 
 
+def _exact_float(x: Int64, weight: IntArray) -> type[np.floating]:
+    """The narrowest float that holds every sum of products of these codes and weights exactly."""
+    largest = int(np.abs(x).max(initial=0)) * int(np.abs(weight.astype(np.int64)).sum(axis=(1, 2, 3)).max(initial=0))
+    return np.float32 if largest < 2**24 else np.float64
+
+
 def _convolve(x: Int64, weight: IntArray, stride: int, padding: int) -> Int64:
     n, _, height, width = x.shape
     out_channels, _, kernel_height, kernel_width = weight.shape
-    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    exact = _exact_float(x, weight)
+    padded = np.pad(x.astype(exact), ((0, 0), (0, 0), (padding, padding), (padding, padding)))
     out_height = (height + 2 * padding - kernel_height) // stride + 1
     out_width = (width + 2 * padding - kernel_width) // stride + 1
-    acc = np.zeros((n, out_channels, out_height * out_width))
+    acc = np.zeros((n, out_channels, out_height * out_width), exact)
     for i in range(kernel_height):
         for j in range(kernel_width):
             window = padded[:, :, i : i + stride * out_height : stride, j : j + stride * out_width : stride]
             window = window[:, :, :out_height, :out_width].reshape(n, x.shape[1], -1)
-            acc += weight[:, :, i, j].astype(np.float64) @ window
+            acc += weight[:, :, i, j].astype(exact) @ window
     return acc.reshape(n, out_channels, out_height, out_width).astype(np.int64)
 
 
 def _convolve_transposed(x: Int64, weight: IntArray) -> Int64:
     n, channels, height, width = x.shape
     out = np.empty((n, weight.shape[0], 2 * height, 2 * width), np.int64)
-    flat = x.reshape(n, channels, -1).astype(np.float64)
+    exact = _exact_float(x, weight)
+    flat = x.reshape(n, channels, -1).astype(exact)
     for i in range(2):
         for j in range(2):
-            product = weight[:, :, i, j].astype(np.float64) @ flat
+            product = weight[:, :, i, j].astype(exact) @ flat
             out[:, :, i::2, j::2] = product.reshape(n, -1, height, width).astype(np.int64)
     return out
 
