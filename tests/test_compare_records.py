@@ -13,6 +13,7 @@ from small_runs import one_line_error, write_settings
 from quantunet.compare.collect import collect, to_json
 from quantunet.compare.plan import Plan, Systems, build_plan, has_float_network, state_of
 from quantunet.compare.records import pack_records, read_records, unpack_records
+from quantunet.errors import UserError
 from quantunet.train.config import Config, load_config, to_yaml
 from quantunet.train.run_dir import FLOAT_FILE
 
@@ -78,6 +79,19 @@ def test_a_record_of_another_configuration_is_no_run_of_this_one(tmp_path: Path,
     unpack_records(there)
     states = {(job.name, job.seed): state_of(job) for job in there.runs}
     assert states == {("one", 0): "not started", ("one", 1): "not started", ("two", 0): "done", ("two", 1): "done"}
+
+
+def test_a_run_that_is_recorded_with_another_result_is_named(tmp_path: Path, configs: tuple[Config, ...]) -> None:
+    plan = plan_in(tmp_path / "runs", configs)
+    finish(plan)
+    pack_records(plan)
+    assert unpack_records(plan) == 0
+    summary = plan.runs[0].folder / "summary.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"validation_dice": 0.125}))
+    before = (tmp_path / "records" / "set.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"another result than the record .*one, seed 0.*set\.jsonl: remove the folder"):
+        unpack_records(plan)
+    assert (tmp_path / "records" / "set.jsonl").read_bytes() == before
 
 
 def test_a_damaged_line_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

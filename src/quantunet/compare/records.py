@@ -45,21 +45,30 @@ def unpack_records(plan: Plan) -> int:
     A record of another configuration than the plan's is left alone: its run is to be done again.
 
     Raises:
-        UserError: if a record file is damaged.
+        UserError: if a record file is damaged, or a run is finished in its folder and recorded with another result
+            (which of the two is out of date, nobody but the user knows): no folder is filled then.
     """
-    unpacked = 0
-    for path, jobs in _by_file(plan).items():
-        records = read_records(path)
-        for key, job in jobs.items():
-            record = records.get(key)
-            if record is None or state_of(job) != "not started" or record.config != _identity(job.config):
-                continue
-            job.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(job.folder / "config.yaml", to_yaml(job.config).encode("utf-8"))
-            for name in ("environment", "evaluation", "summary"):  # the summary last: it says that the run is done
-                write_atomically(job.folder / f"{name}.json", (json.dumps(getattr(record, name)) + "\n").encode())
-            unpacked += 1
-    return unpacked
+    runs = {job.folder for job in plan.runs}
+    recorded = [
+        (path, key, job, record)
+        for path, jobs in _by_file(plan).items()
+        for records in [read_records(path)]
+        for key, job in jobs.items()
+        if (record := records.get(key)) is not None and record.config == _identity(job.config)
+    ]
+    for path, key, job, record in recorded:
+        if job.folder in runs and state_of(job) == "done" and _record(key, job) != record:
+            raise UserError(
+                f"{job.folder}: holds another result than the record of the same run ({key[0]}, seed {key[1]}) in "
+                f"{path}: remove the folder, or that line"
+            )
+    missing = [(job, record) for _, _, job, record in recorded if state_of(job) == "not started"]
+    for job, record in missing:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(job.folder / "config.yaml", to_yaml(job.config).encode("utf-8"))
+        for name in ("environment", "evaluation", "summary"):  # the summary last: it says that the run is done
+            write_atomically(job.folder / f"{name}.json", (json.dumps(getattr(record, name)) + "\n").encode())
+    return len(missing)
 
 
 def pack_records(plan: Plan) -> None:
