@@ -1,8 +1,9 @@
 """Executed instructions, flash and RAM on microcontrollers under QEMU: layers and whole models, beside CMSIS-NN.
 
-Counts are exact and repeatable; cycles are not modelled. The peer is CMSIS-NN's int8 convolution and pooling, compiled
-with -O3 as its documentation advises, on the same architecture with all channels at 8 bits. It has no up-sampling nor
-concatenation, so those are left out of its instructions; its memory is that of tensors laid out by our own planner.
+Counts are exact and repeatable; cycles are not modelled. The peer is CMSIS-NN's convolution and pooling, compiled with
+-O3 as its documentation advises: a layer with weights of 8 and of 4 bits, and the same architecture with all channels
+at 8 bits. It has no up-sampling nor concatenation, so those are left out of its instructions; its memory is that of
+tensors laid out by our own planner.
 Run: CMSIS_NN=FOLDER python benchmarks/mcu_instructions.py [--run RUN] [--size 64x64] [--targets cortex-m4 ...]
 CMSIS_NN is a checkout of ARM-software/CMSIS-NN; without it the peer is left out. About a minute.
 """
@@ -31,7 +32,7 @@ from quantunet.formats import IntFormat
 from quantunet.ir import graph as ir
 from quantunet.ir.packed_file import read_model
 
-PEER_SOURCES = ("ConvolutionFunctions/*s8*.c", "NNSupportFunctions/*.c", "PoolingFunctions/*s8.c")
+PEER_SOURCES = ("ConvolutionFunctions/*s[48]*.c", "NNSupportFunctions/*.c", "PoolingFunctions/*s8.c")
 
 LAYER_PX = (64, 64)
 
@@ -150,16 +151,23 @@ int main(void)
 
 
 def peer_source(graph: ir.IntegerGraph, size_px: tuple[int, int], has_pooling: bool = True) -> str:
-    """Calls of CMSIS-NN for convolutions and poolings, on two buffers whose contents do not matter."""
+    """Calls of CMSIS-NN for convolutions and poolings, on two buffers whose contents do not matter.
+
+    Its kernels for 4-bit weights, two in a byte, where no weight of the graph is wider.
+    """
+    convolutions = [node for node in graph.nodes if isinstance(node, ir.Conv2d)]
+    has_nibbles = all(node.weight_bit_width.max() <= 4 for node in convolutions)
+    kind = "s4" if has_nibbles else "s8"
     shapes = graph.shapes(*size_px)
     largest = max(int(np.prod(shape)) for shape in shapes.values())
     tables, calls, needs = [], [], []
     for index, node in enumerate(graph.nodes):
         if isinstance(node, ir.Conv2d):
             out, (channels, height, width) = shapes[node.name][0], shapes[node.inputs[0]]
-            codes = node.weight.transpose(0, 2, 3, 1).ravel().tolist()
+            codes = node.weight.transpose(0, 2, 3, 1).ravel()
+            codes = _nibbles(codes) if has_nibbles else codes
             tables += [
-                c_array(f"static const int8_t w{index}[]", codes),
+                c_array(f"static const int8_t w{index}[]", codes.tolist()),
                 c_array(f"static const int32_t b{index}[]", [0] * out),
                 c_array(f"static const int32_t m{index}[]", [1 << 30] * out),
                 c_array(f"static const int32_t s{index}[]", [-8] * out),
@@ -197,7 +205,7 @@ static void convolve(int height, int width, int channels, int out, int kernel, i
     const cmsis_nn_per_channel_quant_params q = {{(int32_t *)multiplier, (int32_t *)shift}};
     const cmsis_nn_dims in = {{1, height, width, channels}}, filter = {{out, kernel, kernel, channels}},
                         biases = {{1, 1, 1, out}}, to = {{1, height, width, out}};
-    arm_convolve_wrapper_s8(&context, &p, &q, &in, a, &filter, weight, &biases, bias, &to, b);
+    arm_convolve_wrapper_{kind}(&context, &p, &q, &in, a, &filter, weight, &biases, bias, &to, b);
 }}
 
 static void need(int height, int width, int channels, int out, int kernel, int pad)
@@ -205,7 +213,7 @@ static void need(int height, int width, int channels, int out, int kernel, int p
     const cmsis_nn_conv_params p = parameters(pad);
     const cmsis_nn_dims in = {{1, height, width, channels}}, filter = {{out, kernel, kernel, channels}},
                         to = {{1, height, width, out}};
-    const int32_t bytes = arm_convolve_wrapper_s8_get_buffer_size(&p, &in, &filter, &to);
+    const int32_t bytes = arm_convolve_wrapper_{kind}_get_buffer_size(&p, &in, &filter, &to);
     scratch_bytes = bytes > scratch_bytes ? bytes : scratch_bytes;
 }}
 
@@ -229,6 +237,12 @@ int32_t peer_scratch_bytes(void)
     return scratch_bytes;
 }}
 """
+
+
+def _nibbles(codes: np.ndarray) -> np.ndarray:
+    """Two codes in a byte, the first in the low half."""
+    pairs = np.resize(codes & 15, (-(-codes.size // 2), 2))
+    return (pairs[:, 0] | pairs[:, 1] << 4).astype(np.uint8).view(np.int8)
 
 
 def row(name: str, ours: Measured, base: Measured | None) -> str:
@@ -267,6 +281,8 @@ def main() -> None:
         if has_peer and peer:
             base = measure_peer(one_layer(32, 32, 8, 8), LAYER_PX, target, Path(peer), has_pooling=False)
             print(row("3x3, 32 to 32, 64x64: CMSIS-NN s8", base, base))
+            nibbles = measure_peer(one_layer(32, 32, 4, 8), LAYER_PX, target, Path(peer), has_pooling=False)
+            print(row("3x3, 32 to 32, 64x64: CMSIS-NN s4", nibbles, base))
         channels = arguments.channels
         for widths in arguments.widths:
             weight_bits, activation_bits = map(int, widths.split("x"))
