@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,6 +89,10 @@ def python_of(environments: Path, peer: str) -> Path:
     return python
 
 
+PAUSE_S = 0.3
+"""Before each inference with several threads: workers of the engine before spin on for up to 0.2 s, on our cores."""
+
+
 def macs_of(graph: IntegerGraph, size: int) -> int:
     """Multiply-accumulates of the graph as it is written, for a square image."""
     shapes, total = graph.shapes(size, size), 0
@@ -127,6 +132,8 @@ def compare(
     running = [server for server in servers if server is not None]
     for _ in range(options.rounds):
         for server in running:
+            if threads > 1:
+                time.sleep(PAUSE_S)
             server.run_once()
     median = {server.name: statistics.median(server.processor if threads == 1 else server.wall) for server in running}
     rivals = {name: median[name] for name in RIVALS if name in median}

@@ -1,4 +1,8 @@
+#ifdef __linux__
+#define _GNU_SOURCE
+#else
 #define _POSIX_C_SOURCE 200809L
+#endif
 
 #include "qn_host_threads.h"
 
@@ -21,6 +25,39 @@ static struct {
           0, 0, 0, 0, NULL, NULL};
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+#ifdef __linux__
+/* Linux may wake a worker on the caller's processor and leave both there for milliseconds, longer than an image takes,
+ * while others idle. So each thread of a call notes its processor, and a worker that finds it taken moves to another. */
+static struct {
+    cpu_set_t allowed, taken;
+} processors;
+
+static void caller_note_processor(void)
+{
+    CPU_ZERO(&processors.taken);
+    if (pthread_getaffinity_np(pthread_self(), sizeof processors.allowed, &processors.allowed) != 0) {
+        CPU_ZERO(&processors.allowed);
+    }
+    CPU_SET((size_t)sched_getcpu(), &processors.taken);
+}
+
+static void worker_find_processor(void)
+{
+    if (CPU_ISSET((size_t)sched_getcpu(), &processors.taken)) {
+        cpu_set_t others;
+        CPU_AND(&others, &processors.allowed, &processors.taken);
+        CPU_XOR(&others, &processors.allowed, &others);
+        if (CPU_COUNT(&others) > 0) {
+            (void)pthread_setaffinity_np(pthread_self(), sizeof others, &others);
+        }
+    }
+    CPU_SET((size_t)sched_getcpu(), &processors.taken);
+}
+#else
+static void caller_note_processor(void) {}
+static void worker_find_processor(void) {}
+#endif
 
 void qn_barrier_wait(qn_barrier *barrier, int32_t threads)
 {
@@ -50,6 +87,7 @@ static void *worker_run(void *argument)
             pthread_cond_wait(&pool.start, &pool.mutex);
         }
         seen = pool.call;
+        worker_find_processor();
         pthread_mutex_unlock(&pool.mutex);
         pool.function(pool.argument, index);
         pthread_mutex_lock(&pool.mutex);
@@ -113,6 +151,7 @@ void qn_threads_run(void (*function)(void *argument, int32_t index), void *argum
     pool.argument = argument;
     pool.wanted = pool.running = others;
     pool.call++;
+    caller_note_processor();
     pthread_cond_broadcast(&pool.start);
     pthread_mutex_unlock(&pool.mutex);
     function(argument, 0);
