@@ -104,7 +104,7 @@ class HostEngine:
             GraphError: if the codes do not fit the graph's input.
         """
         sized = self._sized(*self._checked(codes).shape[2:])
-        masks = np.empty((len(codes), *sized.mask_shape), code_dtype(self._graph.formats()[self._graph.output.name]))
+        masks = np.empty((len(codes), *sized.mask_shape), sized.mask_dtype)
         memory = sized.borrow()
         for image, mask in zip(self._images(codes), masks, strict=True):
             self._call(sized, memory, image, mask)
@@ -117,7 +117,7 @@ class HostEngine:
         sized, formats, shapes = self._sized(height, width, True), graph.formats(), graph.shapes(height, width)
         memory, found = sized.borrow(), {name: [] for name in (*sized.plan.offsets, graph.output.name)}
         for image in self._images(codes):
-            mask = np.empty(sized.mask_shape, code_dtype(formats[graph.output.name]))
+            mask = np.empty(sized.mask_shape, sized.mask_dtype)
             self._call(sized, memory, image, mask)
             for name, offset in sized.plan.offsets.items():
                 channels, rows, columns = shapes[name]
@@ -233,7 +233,8 @@ class _Sized:
         names = [graph.input.name, *plan.offsets, graph.output.name]
         index = {name: position for position, name in enumerate(names)}
         offsets = {graph.input.name: AT_IMAGE, **plan.offsets, graph.output.name: AT_MASK}
-        self.plan, self.mask_shape = plan, shapes[graph.output.name][1:]
+        self.plan = plan
+        self.mask_shape, self.mask_dtype = shapes[graph.output.name][1:], code_dtype(formats[graph.output.name])
         self._tensors = (CTensor * len(names))(
             *(CTensor(offsets[name], STORAGES.index(storage(formats[name])), *shapes[name]) for name in names)
         )
