@@ -55,6 +55,7 @@ HELIUM = Kernel(
     "qn_product_helium.c",
     Tiling(filters=32, lanes=16, patch_signed=True, band_pixels=256),
     "-O2",
+    ("qn_helium.h",),
 )
 """Cortex-M55, M85: 16 products of signed bytes an instruction."""
 KERNELS = {kernel.name: kernel for kernel in (PORTABLE, BANDS, DSP, SWAR, HELIUM)}

@@ -11,6 +11,10 @@
 #include "qn_product.h"
 #include "qn_runtime.h"
 
+#ifdef __ARM_FEATURE_MVE
+#include "qn_helium.h"
+#endif
+
 /* Which codes enter with an offset. */
 #define OFFSET_STORAGE (QN_PATCH_SIGNED ? QN_U8 : QN_S8)
 
@@ -127,6 +131,13 @@ static void patch_gather_codes(const block *b, int32_t row, int32_t column, qn_p
 #else
     uint8_t *bytes = (uint8_t *)patch;
 
+#ifdef __ARM_FEATURE_MVE
+    if (row >= 0 && row < b->x->height && column >= 0 && column + b->node->kernel_width <= b->x->width) {
+        qn_helium_copy(bytes, qn_tensor_row(b->x, row) + (size_t)column * (size_t)b->x->channels, row_length,
+                       b->x->storage == OFFSET_STORAGE ? 128 : 0);
+        return;
+    }
+#endif
     patch_gather_row(b, row, column, bytes);
     if (b->x->storage == OFFSET_STORAGE) {
         codes_offset(bytes, row_length);
@@ -198,6 +209,14 @@ static void pixel_finish(const block *b, int32_t *acc, const int32_t *correction
     const qn_conv2d *node = b->node;
     const int32_t *bias = node->bias + b->first;
 
+#ifdef __ARM_FEATURE_MVE
+    const qn_requantize *stage = node->requantize;
+    if (stage != NULL && stage->is_narrow && node->head == QN_HEAD_NONE && b->out->storage <= QN_S8) {
+        qn_helium_finish(acc, corrections, bias, stage->shift + b->first, stage->q_min, stage->q_max, b->filters,
+                         (int8_t *)out + b->first);
+        return;
+    }
+#endif
     for (int32_t f = 0; f < b->filters; f++) {
         acc[f] = (acc[f] - corrections[f]) + bias[f];
     }

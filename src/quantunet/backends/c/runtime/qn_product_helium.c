@@ -9,24 +9,24 @@ typedef char qn_lanes_come_in_sixteens[QN_LANES % 16 == 0 && QN_PATCH_SIGNED ? 1
 void qn_product_run(const qn_patch_code *patches, const qn_filter_code *filters, size_t length, int32_t filter_rows,
                     int32_t pixels, int32_t *acc)
 {
-    for (int32_t p = 0; p < pixels; p += 2) {
-        const qn_patch_code *const patch = patches + (size_t)p * length;
-        const qn_filter_code *filter = filters;
-        int32_t *out = acc + p * filter_rows;
-        for (int32_t f = 0; f < filter_rows; f += 2, out += 2, filter += 2 * length) {
-            const qn_patch_code *x0 = patch, *x1 = patch + length;
-            const qn_filter_code *w0 = filter, *w1 = filter + length;
-            int32_t a0 = 0, a1 = 0, b0 = 0, b1 = 0;
-            for (size_t k = length / 16; k > 0; k--) {
+    for (int32_t p = 0; p < pixels; p += 2, patches += 2 * length) {
+        const qn_filter_code *w0 = filters;
+        int32_t *near = acc + p * filter_rows, *far = near + filter_rows;
+        for (int32_t f = filter_rows; f > 0; f -= 2) {
+            const qn_patch_code *x0 = patches, *x1 = patches + length;
+            const qn_filter_code *w1 = w0 + length;
+            int32_t a0 = 0, a1 = 0, b0 = 0, b1 = 0, k = (int32_t)(length / 16);
+            do {
                 const int8x16_t v0 = vldrbq_s8(x0), v1 = vldrbq_s8(x1), u0 = vldrbq_s8(w0), u1 = vldrbq_s8(w1);
                 a0 = vmladavaq_s8(a0, v0, u0);
                 a1 = vmladavaq_s8(a1, v0, u1);
                 b0 = vmladavaq_s8(b0, v1, u0);
                 b1 = vmladavaq_s8(b1, v1, u1);
                 x0 += 16, x1 += 16, w0 += 16, w1 += 16;
-            }
-            out[0] = a0, out[1] = a1;
-            out[filter_rows] = b0, out[filter_rows + 1] = b1;
+            } while (--k > 0);
+            w0 = w1;
+            *near++ = a0, *near++ = a1;
+            *far++ = b0, *far++ = b1;
         }
     }
 }
