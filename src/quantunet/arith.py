@@ -20,6 +20,11 @@ MAX_SHIFT = 62
 Int64 = NDArray[np.int64]
 
 
+def round_up(value: int, multiple: int) -> int:
+    """The least multiple of ``multiple`` that is no less than ``value``: memory and vectors come in whole pieces."""
+    return -(-value // multiple) * multiple
+
+
 def shift_round_half_up(value: Int64, shift: NDArray[np.integer] | int) -> Int64:
     """``floor(value / 2^shift + 1/2)`` elementwise, exactly; a negative shift multiplies by ``2^-shift``."""
     shift = np.asarray(shift, np.int64)

@@ -5,6 +5,7 @@ The kernel is ``c/runtime/qn_bit_serial.c``.
 
 from __future__ import annotations
 
+from quantunet.arith import round_up
 from quantunet.backends.c import swar as c_swar
 from quantunet.formats import IntFormat
 from quantunet.ir.graph import Conv2d, Node, WeightNode
@@ -38,7 +39,7 @@ def is_faster(node: Conv2d) -> bool:
     filters, length = node.weight.shape[0], node.weight[0].size
     groups, planes = _groups(node), int(node.weight_bit_width.sum())
     by_tables = 250 + 50 * groups + (5 * groups + 15) * planes + 15 * filters
-    return by_tables < c_swar.FILTERS * -(-filters // c_swar.FILTERS) * 6 * length + 10 * length
+    return by_tables < round_up(filters, c_swar.FILTERS) * 6 * length + 10 * length
 
 
 def filter_bytes(node: WeightNode, filters: int) -> int:
@@ -59,4 +60,4 @@ def sums(filters: int) -> int:
 
 
 def _groups(node: WeightNode) -> int:
-    return -(-node.weight[0].size // (CODES * UNROLL)) * UNROLL
+    return round_up(node.weight[0].size, CODES * UNROLL) // CODES

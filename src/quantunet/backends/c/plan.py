@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from quantunet.arith import round_up
 from quantunet.backends.c import bit_serial as c_bit_serial
 from quantunet.backends.c import swar as c_swar
 from quantunet.backends.c import winograd as c_winograd
@@ -256,7 +257,7 @@ def check_size(graph: IntegerGraph, height: int, width: int) -> None:
     multiple = graph.size_multiple()
     for axis, size in (("height", height), ("width", width)):
         if size < 1 or size % multiple:
-            padded = _rounded(max(size, 1), multiple)
+            padded = round_up(max(size, 1), multiple)
             raise GraphError(f"{axis} {size} is not divisible by {multiple}: pad the image to {padded}")
 
 
@@ -315,8 +316,8 @@ def scratch_of(
             needs.append(Scratch(*sizes, acc=way.sums(filters), corrections=1))
             continue
         positions, length = (4, node.weight.shape[1]) if isinstance(node, ConvTranspose2d) else (1, node.weight[0].size)
-        stride = _rounded(length, tiling.lanes)
-        rows = _rounded(filter_block(node, node.name in fused, tiling), 4)
+        stride = round_up(length, tiling.lanes)
+        rows = round_up(filter_block(node, node.name in fused, tiling), 4)
         patches = tiling.pixels * stride
         wide = patches if needs_wide_patches(node, formats[node.inputs[0]]) else 0
         needs.append(Scratch(positions * rows * stride, patches, wide, tiling.pixels * rows, positions * rows))
@@ -324,9 +325,5 @@ def scratch_of(
     return Scratch(**{name: max(getattr(need, name) for need in needs) for name in fields})
 
 
-def _rounded(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
-
-
 def _aligned(size_bytes: int) -> int:
-    return _rounded(size_bytes, ALIGNMENT_BYTES)
+    return round_up(size_bytes, ALIGNMENT_BYTES)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from quantunet.arith import round_up
 from quantunet.formats import IntFormat
 from quantunet.ir.graph import Conv2d, Node, WeightNode
 
@@ -25,7 +26,7 @@ def fits(node: Node, source: IntFormat) -> bool:
 
 def filter_bytes(node: WeightNode, filters: int) -> int:
     """Of the weights of a block of ``filters``, in pairs."""
-    return _rounded(filters) * _pairs(node) * PAIR_BYTES
+    return round_up(filters, FILTERS) * _pairs(node) * PAIR_BYTES
 
 
 def patch_bytes(node: WeightNode) -> int:
@@ -35,12 +36,8 @@ def patch_bytes(node: WeightNode) -> int:
 
 def sums(filters: int) -> int:
     """32-bit sums of the pixels worked on."""
-    return PIXELS * _rounded(filters)
+    return PIXELS * round_up(filters, FILTERS)
 
 
 def _pairs(node: WeightNode) -> int:
     return (node.weight[0].size + 1) // 2
-
-
-def _rounded(filters: int) -> int:
-    return -(-filters // FILTERS) * FILTERS

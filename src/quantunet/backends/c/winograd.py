@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from quantunet.arith import round_up
 from quantunet.backends.c.join import Part
 from quantunet.formats import IntFormat
 from quantunet.ir.graph import Conv2d, Node, WeightNode
@@ -74,13 +75,9 @@ class Fours:
 
     def filter_elements(self, node: WeightNode, filter_bytes: int) -> int:
         """16-bit numbers of the transformed weights of a block; filters come in pairs."""
-        return self._elements * _rounded(self.filter_block(node, filter_bytes), 2)
+        return self._elements * round_up(self.filter_block(node, filter_bytes), 2)
 
     @property
     def patch_elements(self) -> int:
         """16-bit numbers of the transformed inputs of two tiles, and their inputs as bytes."""
         return 2 * self._elements + self.gathered // 2
-
-
-def _rounded(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple

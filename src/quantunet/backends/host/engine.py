@@ -25,7 +25,7 @@ from quantunet.backends.host.library import (
     build_host_library,
     open_library,
 )
-from quantunet.backends.host.plan import HostPlan, Step, plan_host, steps, threshold_of
+from quantunet.backends.host.plan import ALIGNMENT_BYTES, HostPlan, Step, aligned, plan_host, steps, threshold_of
 from quantunet.ir.graph import (
     ArgMax,
     Concat,
@@ -43,7 +43,6 @@ from quantunet.ir.graph import (
 )
 
 AT_IMAGE, AT_MASK = -1, -2
-ALIGNMENT_BYTES = 64
 STORAGES = ("QN_U8", "QN_S8", "QN_U16", "QN_S16", "QN_S32")
 HEADS = {Threshold: 1, ArgMax: 2}
 KINDS = ("layer", "conv", MaxPool2d, UpsampleNearest2d, UpsampleBilinear2d, Rescale, Concat, Threshold, ArgMax)
@@ -245,7 +244,7 @@ class _Sized:
             if scratch
             else (0,) * 5
         )
-        starts = [sum(map(_aligned, sizes[:position])) for position in range(6)]
+        starts = [sum(map(aligned, sizes[:position])) for position in range(6)]
         self.program = CProgram(
             ctypes.addressof(self._tensors),
             ctypes.addressof(self._steps),
@@ -255,7 +254,7 @@ class _Sized:
             starts[5],
         )
         each = engine._library.qn_host_scratch_bytes(ctypes.byref(self.program))
-        self.memory_bytes = _aligned(plan.arena_bytes) + starts[5] + engine._threads * each
+        self.memory_bytes = aligned(plan.arena_bytes) + starts[5] + engine._threads * each
         self._free: list[Codes] = []
 
     def borrow(self) -> Codes:
@@ -304,7 +303,3 @@ def _step_array(engine: HostEngine, plan: HostPlan, index: dict[str, int]) -> An
             row.source[position] = index[source.name]
         rows.append(row)
     return (CStep * len(rows))(*rows)
-
-
-def _aligned(size_bytes: int) -> int:
-    return -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES

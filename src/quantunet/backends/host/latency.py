@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from quantunet.arith import round_up
 from quantunet.backends.host.plan import Step, steps
 from quantunet.ir.graph import Conv2d, ConvTranspose2d, IntegerGraph
 
@@ -192,7 +193,7 @@ def _is_whole(out: int, split: int) -> bool:
 
 
 def _padded(sources: Sequence[tuple[int, bool]], doubled: bool) -> int:
-    return sum(-(-count // 4) * 4 for count, is_doubled in sources if is_doubled == doubled)
+    return sum(round_up(count, 4) for count, is_doubled in sources if is_doubled == doubled)
 
 
 def _tiles_pay(sources: Sequence[tuple[int, bool]], out: int) -> bool:

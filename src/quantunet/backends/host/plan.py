@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from quantunet.arith import round_up
 from quantunet.backends.c.join import Part
 from quantunet.backends.c.pack import tensor_bytes
 from quantunet.backends.c.plan import Lifetime, check_size, fused_heads, place
@@ -125,7 +126,7 @@ def plan_host(graph: IntegerGraph, height: int, width: int, keep_all: bool = Fal
     stored = [
         Lifetime(
             name,
-            _aligned(tensor_bytes(shapes[name], formats[name])),
+            aligned(tensor_bytes(shapes[name], formats[name])),
             first[name],
             len(taken) if keep_all else last[name],
         )
@@ -187,8 +188,9 @@ def _is_inlined(
     )
 
 
-def _aligned(size_bytes: int) -> int:
-    return -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+def aligned(size_bytes: int) -> int:
+    """Bytes in memory, up to the next multiple of a vector."""
+    return round_up(size_bytes, ALIGNMENT_BYTES)
 
 
 def threshold_of(node: Node) -> int:

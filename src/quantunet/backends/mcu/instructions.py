@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from quantunet.arith import round_up
 from quantunet.backends.c import winograd as c_winograd
 from quantunet.backends.c.join import parts_of
 from quantunet.backends.c.layout import CModel
@@ -103,7 +104,7 @@ def _direct_terms(model: CModel, node: WeightNode, calls: int, pixels: int) -> d
     return {
         "direct weight": calls * filters * length,
         "gathered": blocks * pixels * length,
-        "direct product": pixels * -(-filters // 4) * 4 * -(-length // 4) * 4,
+        "direct product": pixels * round_up(filters, 4) * round_up(length, 4),
         "direct result": pixels * filters,
         "direct pixel": pixels * blocks,
     }
