@@ -35,6 +35,7 @@ def test_live_tensors_never_overlap(items: list[tuple[int, int, int]]) -> None:
 
 
 def test_live_tensors_of_random_graphs_never_overlap() -> None:
+    shared = 0
     for seed in range(100):
         graph = random_graph(seed, extended=seed % 2 == 1)
         height, width = random_codes(graph, seed).shape[2:]
@@ -49,8 +50,26 @@ def test_live_tensors_of_random_graphs_never_overlap() -> None:
                 for item in alive
                 if item.name in planned.offsets
             ]
+            if planned.by_rows is None:
+                owner = c_plan.in_place(graph, tensors)
+                shared += sum(name != other for name, other in owner.items())
+                assert all(planned.offsets[name] == planned.offsets[other] for name, other in owner.items())
+                tensors = c_plan._merged(tensors, owner)
             assert no_two_live_tensors_overlap(tensors, dict(planned.offsets))
             assert planned.arena_bytes <= sum(item.size_bytes + c_plan.ALIGNMENT_BYTES for item in tensors)
+    assert shared > 20
+
+
+def test_a_pooling_that_alone_reads_its_input_takes_no_memory() -> None:
+    ones, zero = np.ones((4, 1, 1, 1), np.int32), np.zeros(4, np.int32)
+    stage = ir.Requantize(np.ones(4, np.int32), zero, IntFormat(8, False))
+    image = ir.Input("x", (), 1, IntFormat(8, False), 1.0)
+    conv = ir.Conv2d("conv", ("x",), ones, np.full(4, 2, np.int32), zero, stage, padding=0)
+    pool, mask = ir.MaxPool2d("pool", ("conv",)), ir.ArgMax("mask", ("pool",))
+    assert c_plan.plan(ir.IntegerGraph((image, conv, pool, mask)), 8, 8, Tiling()).arena_bytes == 4 * 64
+    up, skip = ir.UpsampleNearest2d("up", ("pool",)), ir.Concat("skip", ("conv", "up"))
+    planned = c_plan.plan(ir.IntegerGraph((image, conv, pool, up, skip, ir.ArgMax("mask", ("skip",)))), 8, 8, Tiling())
+    assert planned.offsets["pool"] != planned.offsets["conv"], "read again after the pooling"
 
 
 def test_a_chain_needs_two_tensors_only() -> None:

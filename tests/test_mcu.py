@@ -28,7 +28,8 @@ from quantunet.ir.graph import IntegerGraph, Requantize
 
 GRAPHS = 24
 SIZE = (16, 16)
-
+FLOAT = re.compile(r"\.f(?:16|32|64)\b|\bf(?:add|mul|div|cvt|madd)\.|__aeabi_[fd]\w*|__\w+[sd]f[23]?\b")
+"""Instructions and helpers of floating point, of Arm and RISC-V."""
 
 RECORDED_INSTRUCTIONS = {
     "cortex-m4": 608034,
@@ -136,6 +137,10 @@ def test_the_firmware_reports_what_the_interpreter_and_the_plan_say(target: CTar
     assert found.flash_bytes is not None
     assert abs(found.flash_bytes - report.flash["flash"]) <= 16, "RISC-V's linker shortens calls by distance"
     assert run_firmware(project) == text, "instructions are counted, not timed"
+    disassembler = [f"{target.cross}objdump", "-d", "--no-show-raw-insn", "firmware.elf"]
+    listing = subprocess.run(disassembler, cwd=project, capture_output=True, text=True, check=True).stdout
+    assert len(listing.splitlines()) > 2000
+    assert not FLOAT.findall(listing)
 
 
 @pytest.mark.skipif(not has_compiler(), reason="no C compiler")

@@ -21,7 +21,9 @@ from quantunet.ir.graph import (
     ConvTranspose2d,
     GraphError,
     IntegerGraph,
+    MaxPool2d,
     Node,
+    Rescale,
     Threshold,
     WeightNode,
 )
@@ -185,6 +187,45 @@ def lifetimes(
     )
 
 
+def in_place(graph: IntegerGraph, tensors: Sequence[Lifetime], packed: Container[str] = ()) -> dict[str, str]:
+    """The tensor in whose memory each one lies, by name: its own, or that of its input where nothing else reads it.
+
+    A pooled pixel and a rescaled code are written no further on than what they are made of, and after it was read.
+    Where codes are packed that does not hold.
+    """
+    formats, alive = graph.formats(), {tensor.name: tensor for tensor in tensors}
+    owner = {name: name for name in alive}
+    for node in graph.nodes:
+        if not isinstance(node, MaxPool2d | Rescale) or node.name not in alive:
+            continue
+        source = node.inputs[0]
+        if (
+            source in alive
+            and alive[source].last == alive[node.name].first
+            and formats[node.name].storage_bit_width <= formats[source].storage_bit_width
+            and source not in packed
+            and node.name not in packed
+        ):
+            owner[node.name] = owner[source]
+    return owner
+
+
+def _merged(tensors: Sequence[Lifetime], owner: Mapping[str, str]) -> list[Lifetime]:
+    """One for each owner: as long as all that lie in it, as large as the largest."""
+    shares: dict[str, list[Lifetime]] = {}
+    for tensor in tensors:
+        shares.setdefault(owner[tensor.name], []).append(tensor)
+    return [
+        Lifetime(
+            name,
+            max(tensor.size_bytes for tensor in share),
+            min(tensor.first for tensor in share),
+            max(tensor.last for tensor in share),
+        )
+        for name, share in shares.items()
+    ]
+
+
 def place(tensors: Sequence[Lifetime]) -> tuple[dict[str, int], int]:
     """Offsets by name and the bytes of the arena: the best of a few orders, each tensor in the tightest gap.
 
@@ -233,7 +274,9 @@ def plan(graph: IntegerGraph, height: int, width: int, tiling: Tiling = SMALL) -
     )
     outside = {graph.input.name, graph.output.name}
     inside = [tensor for tensor in alive if tensor.name not in outside]
-    offsets, arena_bytes = place(inside)
+    owner = in_place(graph, inside, packed)
+    offsets, arena_bytes = place(_merged(inside, owner))
+    offsets = {tensor.name: offsets[owner[tensor.name]] for tensor in inside}
     scratch = scratch_of(graph, tiling, by_winograd, joins)
     sizes = {tensor.name: tensor.size_bytes for tensor in inside}
     whole = Plan(offsets, sizes, arena_bytes, scratch, peak, by_winograd, joins, packed)
