@@ -54,7 +54,7 @@ def test_live_tensors_of_random_graphs_never_overlap() -> None:
                 owner = c_plan.in_place(graph, tensors)
                 shared += sum(name != other for name, other in owner.items())
                 assert all(planned.offsets[name] == planned.offsets[other] for name, other in owner.items())
-                tensors = c_plan._merged(tensors, owner)
+                tensors = c_plan.merged(tensors, owner)
             assert no_two_live_tensors_overlap(tensors, dict(planned.offsets))
             assert planned.arena_bytes <= sum(item.size_bytes + c_plan.ALIGNMENT_BYTES for item in tensors)
     assert shared > 20

@@ -210,7 +210,7 @@ def in_place(graph: IntegerGraph, tensors: Sequence[Lifetime], packed: Container
     return owner
 
 
-def _merged(tensors: Sequence[Lifetime], owner: Mapping[str, str]) -> list[Lifetime]:
+def merged(tensors: Sequence[Lifetime], owner: Mapping[str, str]) -> list[Lifetime]:
     """One for each owner: as long as all that lie in it, as large as the largest."""
     shares: dict[str, list[Lifetime]] = {}
     for tensor in tensors:
@@ -275,7 +275,7 @@ def plan(graph: IntegerGraph, height: int, width: int, tiling: Tiling = SMALL) -
     outside = {graph.input.name, graph.output.name}
     inside = [tensor for tensor in alive if tensor.name not in outside]
     owner = in_place(graph, inside, packed)
-    offsets, arena_bytes = place(_merged(inside, owner))
+    offsets, arena_bytes = place(merged(inside, owner))
     offsets = {tensor.name: offsets[owner[tensor.name]] for tensor in inside}
     scratch = scratch_of(graph, tiling, by_winograd, joins)
     sizes = {tensor.name: tensor.size_bytes for tensor in inside}

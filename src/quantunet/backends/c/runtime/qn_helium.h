@@ -5,7 +5,7 @@
 #include <arm_mve.h>
 #include <stdint.h>
 
-/* Copies `count` bytes, 16 at a time, and adds `offset` to each: 128 or 0. In place too. */
+/* Copies `count` bytes, 16 at a time, and adds `offset` to each: 128 or 0. */
 static inline void qn_helium_copy(uint8_t *to, const uint8_t *from, int32_t count, uint8_t offset)
 {
     const uint8x16_t offsets = vdupq_n_u8(offset);
