@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from quantunet.losses import distillation_loss, mean_bit_width, segmentation_loss
+from quantunet.losses import distillation_loss, feature_loss, mean_bit_width, segmentation_loss
 from quantunet.nn import widths
 from quantunet.nn.removal import load_smaller_
 from quantunet.nn.unet import UNet
@@ -27,11 +27,11 @@ from quantunet.train.build import build_float_network, build_quantized_network
 from quantunet.train.config import NetworkConfig, QuantizerConfig, load_config
 from quantunet.train.optim import build_optimizer
 from quantunet.train.run_dir import QAT_FILE
-from quantunet.train.teacher import build_teacher, teacher_logits
+from quantunet.train.teacher import build_teacher, teacher_outputs
 
-KINDS = ("float", "learned", "distilled", "brevitas")
-"""``distilled`` is ``learned`` with the float network's probabilities in the loss, which is the default."""
-KINDS_OF_A_RUN = ("float", "learned", "distilled", "late", "late distilled")
+KINDS = ("float", "learned", "distilled", "distilled by features", "brevitas")
+"""``distilled``: ``learned`` with the float network's probabilities in the loss; ``by features``: its maps too."""
+KINDS_OF_A_RUN = ("float", "learned", "distilled", "distilled by features", "late", "late distilled by features")
 """``late``: ``learned``, with what the run had left at the end of its descent."""
 
 
@@ -48,10 +48,13 @@ def build_step(kind: str, config: NetworkConfig, images: torch.Tensor, target: t
     optimizer = build_optimizer(network, 1e-3, 1e-4, None if kind == "float" else 0.02)
 
     def step() -> None:
-        logits = network(images)
+        logits, features = network.logits_and_features(images)
         loss = segmentation_loss(logits, target).total
         if teacher is not None:
-            loss = loss + distillation_loss(logits, teacher_logits(teacher, images))
+            its_logits, its_features = teacher_outputs(teacher, images)
+            loss = loss + distillation_loss(logits, its_logits)
+            if "features" in kind:
+                loss = loss + feature_loss(features, its_features)
         if kind != "float":
             loss = loss + 0.1 * mean_bit_width(*widths.trainable_widths(network, "parameters"))
         loss.backward()

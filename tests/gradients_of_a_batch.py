@@ -27,7 +27,8 @@ def main(processes: int, file: Path) -> None:
     float_network = build_float_network(NetworkConfig(base_channels=3, levels=2), 1, 2, 0)
     network = build_quantized_network(float_network, QuantizerConfig(), [images]).train()
     module = fabric.setup_module(network)
-    config = build_config({"data": {"path": "phantom"}}, {})
+    module.mark_forward_method(network.logits_and_features)
+    config = build_config({"data": {"path": "phantom"}}, {"loss.feature_distillation": 1.0})
     context = _Context(config, None, None, fabric, Console(file=io.StringIO()), {})  # pyright: ignore[reportArgumentType]
     context.teacher = float_network.eval()
     part = slice(fabric.global_rank, None, fabric.world_size)

@@ -8,7 +8,7 @@ import pytest
 
 from quantunet.errors import UserError
 from quantunet.train.budget import Budget
-from quantunet.train.config import Config, build_config, load_config, to_yaml
+from quantunet.train.config import FEATURE_DISTILLATION, Config, build_config, load_config, to_yaml
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 BASE = {"data": {"path": "phantom"}}
@@ -52,6 +52,22 @@ def test_overrides_reach_any_depth() -> None:
     config = build_config(dict(BASE), {"training.qat.steps": 7, "seed": 3, "data.split.test": 0.3})
     assert (config.training.qat.steps, config.seed, config.data.split.test) == (7, 3, 0.3)
     assert config.training.float_phase.steps == Config.model_validate(BASE).training.float_phase.steps
+
+
+@pytest.mark.parametrize(
+    ("overrides", "weight"),
+    [
+        ({}, FEATURE_DISTILLATION),
+        ({"loss.bce": 0.5}, FEATURE_DISTILLATION),
+        ({"loss.feature_distillation": 0.5}, 0.5),
+        ({"loss.distillation": 0.0}, 0.0),
+        ({"quantizer.name": "uniform"}, 0.0),
+    ],
+)
+def test_ours_learns_from_features_unless_it_is_to_learn_nothing_of_the_float_network(
+    overrides: dict, weight: float
+) -> None:
+    assert build_config(dict(BASE), overrides).loss.feature_distillation == weight
 
 
 def test_budget_as_numbers() -> None:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from quantunet.losses import distillation_loss, mean_bit_width, segmentation_loss, soft_dice_loss
+from quantunet.losses import distillation_loss, feature_loss, mean_bit_width, segmentation_loss, soft_dice_loss
 
 
 def test_binary_loss_by_hand() -> None:
@@ -83,3 +83,18 @@ def test_distillation_of_several_classes_equals_that_of_two() -> None:
     pair = [torch.cat((torch.zeros_like(logit), logit), dim=1) for logit in (student, teacher)]
     binary = float(distillation_loss(student, teacher))
     assert float(distillation_loss(*pair)) == pytest.approx(binary, rel=1e-6)  # float32
+
+
+def test_feature_loss_compares_where_networks_look_not_how_strongly_nor_with_how_many_channels() -> None:
+    teacher = torch.zeros(1, 2, 1, 2)
+    teacher[0, :, 0, 0] = 3.0
+    same = torch.zeros(1, 1, 1, 2)
+    same[0, 0, 0, 0] = -0.5
+    elsewhere = same.flip(3)
+    assert float(feature_loss([same], [teacher])) == 0
+    assert float(feature_loss([elsewhere], [teacher])) == pytest.approx(2)  # two unit vectors at right angles
+    assert float(feature_loss([same, elsewhere], [teacher, teacher])) == pytest.approx(1)
+    silent = torch.zeros(1, 1, 1, 2, requires_grad=True)  # a network that has lost all channels of a level
+    feature_loss([silent], [teacher]).backward()
+    assert silent.grad is not None
+    assert torch.isfinite(silent.grad).all()

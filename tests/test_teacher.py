@@ -12,7 +12,7 @@ from quantunet.nn.layers import conv_layers
 from quantunet.train import teacher as module
 from quantunet.train.build import build_float_network
 from quantunet.train.config import NetworkConfig
-from quantunet.train.teacher import build_teacher, teacher_logits
+from quantunet.train.teacher import build_teacher, teacher_outputs
 
 CPU = torch.device("cpu")
 
@@ -29,8 +29,9 @@ def test_teacher_says_what_the_float_network_says(
     before = copy.deepcopy(network.state_dict())
     teacher = build_teacher(network, CPU)
     assert all(layer.norm is None for layer in conv_layers(teacher).values())
-    logits = teacher_logits(teacher, images)
+    logits, features = teacher_outputs(teacher, images)
     assert logits.dtype == torch.float32
+    assert [tuple(each.shape) for each in features] == [(3, 16, 8, 8), (3, 8, 16, 16), (3, 4, 32, 32)]
     # folding rounds anew in float32; bfloat16 has 8 bits of mantissa
     difference = (logits.sigmoid() - network(images).sigmoid()).abs().max()
     assert difference < tolerance

@@ -36,7 +36,13 @@ def test_logits_have_the_image_size(upsampling: str, levels: int) -> None:
     network = UNet(2, 3, 2, levels, upsampling).eval()  # pyright: ignore[reportArgumentType]
     side = network.size_multiple
     assert side == 2 ** (levels - 1)
-    assert network(torch.randn(2, 2, 3 * side, side)).shape == (2, 3, 3 * side, side)
+    image = torch.randn(2, 2, 3 * side, side)
+    logits, features = network.logits_and_features(image)
+    assert logits.shape == (2, 3, 3 * side, side)
+    assert torch.equal(logits, network(image))
+    assert [tuple(each.shape) for each in features] == [
+        (2, 2 * 2**level, 3 * side // 2**level, side // 2**level) for level in reversed(range(levels))
+    ]
 
 
 @pytest.mark.parametrize("upsampling", UPSAMPLINGS)
@@ -45,6 +51,8 @@ def test_a_size_that_does_not_fit_is_named(upsampling: str, size: tuple[int, int
     network = UNet(1, 1, 2, 3, upsampling).eval()  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=f"{size[0]}x{size[1]}.*multiples of 4"):
         network(torch.randn(1, 1, *size))
+    with pytest.raises(ValueError, match=f"{size[0]}x{size[1]}.*multiples of 4"):
+        network.logits_and_features(torch.randn(1, 1, *size))
 
 
 @pytest.mark.parametrize("upsampling", UPSAMPLINGS)

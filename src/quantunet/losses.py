@@ -59,6 +59,23 @@ def distillation_loss(logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return F.cross_entropy(logits, torch.softmax(teacher_logits, dim=1))
 
 
+def feature_loss(features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
+    """``mean |m / |m| - m_T / |m_T||^2`` over tensors and images, where a map ``m`` (h, w) is the mean of a tensor's
+    squares over its channels: attention transfer (Zagoruyko & Komodakis 2017, 1612.03928, eq. 2), which asks that a
+    network looks where its teacher looks, with however many channels.
+
+    Args:
+        features, teacher_features: tensors (n, c, h, w); c may differ between the two.
+    """
+    pairs = zip(features, teacher_features, strict=True)
+    return torch.stack([(_map(ours) - _map(theirs)).square().sum(1).mean() for ours, theirs in pairs]).mean()
+
+
+def _map(features: Tensor) -> Tensor:
+    """(n, h * w), each image's of length 1."""
+    return F.normalize(features.float().square().mean(1).flatten(1), dim=1)
+
+
 def soft_dice_loss(probs: Tensor, truth: Tensor, sum_over: Sum | None = None) -> Tensor:
     """``1 - mean_c (2 sum(p t) + 1) / (sum(p) + sum(t) + 1)``, sums over the whole batch; both (n, c, h, w)."""
     axes = (0, 2, 3)

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Literal
 
 from quantunet.errors import UserError
-from quantunet.train.config import BitLossConfig, Config, PhaseConfig, QatConfig, QuantizerConfig, load_config
+from quantunet.train.config import (
+    BitLossConfig,
+    Config,
+    LossConfig,
+    PhaseConfig,
+    QatConfig,
+    QuantizerConfig,
+    load_config,
+)
 from quantunet.train.run_dir import FLOAT_FILE
 
 State = Literal["done", "interrupted", "not started"]
@@ -116,12 +124,17 @@ def _refuse_same_names(systems: Systems) -> None:
 def float_config(config: Config) -> Config:
     """The run that trains the float network of ``config`` and no more: all that plays no part has its default."""
     training = config.training.model_copy(update={"qat": QatConfig(), "finetune": PhaseConfig()})
+    unused = LossConfig()
+    loss = config.loss.model_copy(
+        update={"distillation": unused.distillation, "feature_distillation": unused.feature_distillation}
+    )
     return config.model_copy(
         update={
             "name": "float",
             "quantizer": QuantizerConfig(name="float"),
             "budget": None,
             "bit_loss": BitLossConfig(),
+            "loss": loss,
             "training": training,
         }
     )

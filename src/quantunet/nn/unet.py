@@ -86,21 +86,39 @@ class UNet(nn.Module):
         self.head = ConvLayer(widths[0], out_channels, kernel=head_kernel, norm=False, relu=False)
 
     def forward(self, image: Tensor) -> Tensor:  # noqa: D102
-        height, width = image.shape[2:]
-        if height % self.size_multiple or width % self.size_multiple:
-            raise ValueError(f"image of {height}x{width}: both must be multiples of {self.size_multiple}: pad it first")
+        self._check_size(image)
         return self.logits(image).values
+
+    def logits_and_features(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The logits, and what the deepest block and each decoder compute (n, c, h, w), from coarse to fine.
+
+        Raises:
+            ValueError: as ``forward``.
+        """
+        self._check_size(image)
+        features = self._features(image)
+        return self.head(features[-1]).values, [each.values for each in features]
 
     def logits(self, image: Tensor) -> Activation:
         """The logits, as the last layer leaves them."""
+        return self.head(self._features(image)[-1])
+
+    def _features(self, image: Tensor) -> list[Activation]:
         x = self.input(image)
         skips = []
         for level, encoder in enumerate(self.encoders):
             x = encoder(x if level == 0 else self.pool(x))
             skips.append(x)
+        features = [x]
         for level in reversed(range(self.levels - 1)):
             x = self.decoders[level](self.concat(skips[level], self.ups[level](x)))
-        return self.head(x)
+            features.append(x)
+        return features
+
+    def _check_size(self, image: Tensor) -> None:
+        height, width = image.shape[2:]
+        if height % self.size_multiple or width % self.size_multiple:
+            raise ValueError(f"image of {height}x{width}: both must be multiples of {self.size_multiple}: pad it first")
 
     @property
     def size_multiple(self) -> int:

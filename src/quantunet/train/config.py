@@ -14,6 +14,9 @@ from quantunet.data.config import DataConfig
 from quantunet.errors import UserError
 from quantunet.train.budget import CHANNEL_KINDS, Budget, parse_budgets
 
+FEATURE_DISTILLATION = 3.0
+"""Of the learned quantizer, unless stated."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -151,6 +154,17 @@ class LossConfig(_Section):
     distillation: float = Field(
         default=1.0, ge=0, description="weight of cross-entropy against the float network, once layers are quantized"
     )
+    feature_distillation: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of the distance of its feature maps to the float network's; under `learned` 3, unless "
+        "stated, or distillation is 0",
+    )
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the float network is part of the loss."""
+        return self.distillation > 0 or self.feature_distillation > 0
 
 
 class PhaseConfig(_Section):
@@ -294,6 +308,18 @@ class Config(_Section):
         if amounts != sorted(set(amounts), reverse=True):
             raise ValueError("pareto must fall from size to size, and all lie above the budget")
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ours_learns_from_features(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict):
+            return raw
+        quantizer, loss = raw.get("quantizer", {}), raw.get("loss", {})
+        if not isinstance(quantizer, dict) or not isinstance(loss, dict):
+            return raw
+        if quantizer.get("name", "learned") != "learned" or loss.get("distillation") == 0:
+            return raw
+        return raw | {"loss": {"feature_distillation": FEATURE_DISTILLATION} | loss}
 
     @property
     def points(self) -> tuple[Budget, ...]:

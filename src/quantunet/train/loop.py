@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from quantunet.losses import distillation_loss, segmentation_loss
+from quantunet.losses import distillation_loss, feature_loss, segmentation_loss
 from quantunet.metrics.overlap import dice_score
 from quantunet.nn import widths
 from quantunet.nn.prepare import freeze_bit_widths_
@@ -36,7 +36,7 @@ from quantunet.train.processes import sum_over_processes
 from quantunet.train.progress import PhaseProgress
 from quantunet.train.run_dir import FLOAT_FILE, QAT_FILE, RESUME_FILE, RunDir, point_file
 from quantunet.train.size import Measures, Sizes
-from quantunet.train.teacher import build_teacher, teacher_logits
+from quantunet.train.teacher import build_teacher, teacher_outputs
 
 CALIBRATION_BATCHES = 4
 REMOVE_EVERY = 20
@@ -93,7 +93,7 @@ def train(
         return _trained(float_network, None, context)
 
     # 2. fold batch norm, quantize every layer, calibrate on a few training batches
-    if config.loss.distillation > 0:
+    if config.loss.needs_teacher:
         context.teacher = build_teacher(float_network, fabric.device)
     network = build_quantized_network(float_network, config.quantizer, _calibration_batches(config, data))
     sizes = _build_sizes(config, network, measures)
@@ -188,6 +188,7 @@ def _run_phase(
         run.forget_metrics_after(first_step + first)
     raw_optimizer = optimizer
     module, optimizer = fabric.setup(network, raw_optimizer)
+    module.mark_forward_method(network.logits_and_features)
     started = time.monotonic() - elapsed
     bit_loss_weights: dict[Kind, float] = {}
     if learns_widths and config.quantizer.learns_widths:
@@ -278,12 +279,20 @@ def _backward(
     No graph outlives it: a parameter whose channels are removed must not be remembered in its former shape.
     """
     config, fabric = context.config, context.fabric
-    logits = module(images).float()
+    teacher, feature_weight = context.teacher, config.loss.feature_distillation
+    if teacher is not None and feature_weight > 0:
+        logits, features = module.logits_and_features(images)  # pyright: ignore[reportCallIssue]
+    else:
+        logits, features = module(images), []
+    logits = logits.float()
     sum_over = sum_over_processes if fabric.world_size > 1 else None
     loss = segmentation_loss(logits, target, config.loss.bce, config.loss.dice, sum_over)
     total, bit_loss = loss.total, torch.zeros(())
-    if context.teacher is not None:
-        total = total + config.loss.distillation * distillation_loss(logits, teacher_logits(context.teacher, images))
+    if teacher is not None:
+        its_logits, its_features = teacher_outputs(teacher, images)
+        total = total + config.loss.distillation * distillation_loss(logits, its_logits)
+        if features:
+            total = total + feature_weight * feature_loss(features, its_features)
     for kind, weight in bit_loss_weights.items():
         term = bit_term(kind, network, config.bit_loss)
         bit_loss, total = bit_loss + term.detach(), total + weight * term

@@ -1,4 +1,4 @@
-"""The float network as a teacher: its probabilities hold the quantized network near it (Hinton et al., 1503.02531)."""
+"""The float network as a teacher: its probabilities and features hold the quantized network near it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ def build_teacher(float_network: UNet, device: torch.device) -> UNet:
 
 
 @torch.no_grad()
-def teacher_logits(teacher: UNet, images: Tensor) -> Tensor:
-    """What ``teacher`` computes of ``images`` (n, c, h, w), in float32."""
-    return teacher(images.to(next(teacher.parameters()).dtype)).float()
+def teacher_outputs(teacher: UNet, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Logits, in float32, and features of ``images`` (n, c, h, w), as ``UNet.logits_and_features`` has them."""
+    logits, features = teacher.logits_and_features(images.to(next(teacher.parameters()).dtype))
+    return logits.float(), features
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
