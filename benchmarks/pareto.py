@@ -44,20 +44,16 @@ def one_descent(plan: Plan, configs: Sequence[Config], seed: int, out: Path, on:
     return dict(zip((config.budget or "" for config in configs), points.summaries.values(), strict=True))
 
 
-def lines(jobs: Sequence[Job], points: Mapping[int, Mapping[str, dict[str, Any]]]) -> tuple[str, float]:
-    """A row of the table: one size on one data set, and the mean difference in points of Dice."""
-    seeds = sorted(points)
+def line(jobs: Sequence[Job], points: Mapping[int, Mapping[str, dict[str, Any]]]) -> str:
+    """A row of the table: one size on one data set, by seed, and the mean difference in points of Dice."""
     size = jobs[0].config.budget or ""
-    own = [read_json(job.folder / "summary.json") for job in jobs if job.seed in points]
-    shared = [points[seed][size] for seed in seeds]
-    dice_own = [each["quantized"]["dice"] for each in own]
-    dice_shared = [each["quantized"]["dice"] for each in shared]
-    change = 100 * float(np.mean(np.subtract(dice_shared, dice_own)))
-    figures = " ".join(f"{a:.4f}/{b:.4f}" for a, b in zip(dice_shared, dice_own, strict=True))
-    files = " ".join(
-        f"{a['size']['model_file_bytes']}/{b['size']['model_file_bytes']}" for a, b in zip(shared, own, strict=True)
-    )
-    return f"{jobs[0].on or 'data':12} {size:>8}  {figures}  bytes {files}  {change:+.2f}", change
+    own = [read_json(job.folder / "summary.json") for job in jobs]
+    shared = [points[job.seed][size] for job in jobs]
+    pairs = list(zip(shared, own, strict=True))
+    change = 100 * float(np.mean([a["quantized"]["dice"] - b["quantized"]["dice"] for a, b in pairs]))
+    dice = " ".join(f"{a['quantized']['dice']:.4f}/{b['quantized']['dice']:.4f}" for a, b in pairs)
+    files = " ".join(f"{a['size']['model_file_bytes']}/{b['size']['model_file_bytes']}" for a, b in pairs)
+    return f"{jobs[0].on:12} {size:>8}  {dice}  bytes {files}  {change:+.2f}"
 
 
 def main() -> None:
@@ -85,7 +81,7 @@ def main() -> None:
     for each in systems:
         points = {seed: one_descent(plan, each.configs, seed, arguments.out, each.name) for seed in range(each.seeds)}
         for config in each.configs:
-            print(lines(plan.jobs(each, config.name), points)[0], flush=True)
+            print(line(plan.jobs(each, config.name), points), flush=True)
 
 
 if __name__ == "__main__":

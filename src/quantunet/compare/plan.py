@@ -124,17 +124,13 @@ def _refuse_same_names(systems: Systems) -> None:
 def float_config(config: Config) -> Config:
     """The run that trains the float network of ``config`` and no more: all that plays no part has its default."""
     training = config.training.model_copy(update={"qat": QatConfig(), "finetune": PhaseConfig()})
-    unused = LossConfig()
-    loss = config.loss.model_copy(
-        update={"distillation": unused.distillation, "feature_distillation": unused.feature_distillation}
-    )
     return config.model_copy(
         update={
             "name": "float",
             "quantizer": QuantizerConfig(name="float"),
             "budget": None,
             "bit_loss": BitLossConfig(),
-            "loss": loss,
+            "loss": LossConfig(bce=config.loss.bce, dice=config.loss.dice),
             "training": training,
         }
     )

@@ -30,7 +30,7 @@ from quantunet.train.bit_term import bit_term
 from quantunet.train.budget import TOLERANCE, Budget, BudgetController, Kind
 from quantunet.train.build import build_float_network, build_quantized_network
 from quantunet.train.channels import update_importance_
-from quantunet.train.config import Config, PhaseConfig, QatConfig
+from quantunet.train.config import Config, LossConfig, PhaseConfig, QatConfig
 from quantunet.train.optim import build_optimizer, set_learning_rates, width_learning_rate
 from quantunet.train.processes import sum_over_processes
 from quantunet.train.progress import PhaseProgress
@@ -279,8 +279,7 @@ def _backward(
     No graph outlives it: a parameter whose channels are removed must not be remembered in its former shape.
     """
     config, fabric = context.config, context.fabric
-    teacher, feature_weight = context.teacher, config.loss.feature_distillation
-    if teacher is not None and feature_weight > 0:
+    if context.teacher is not None and config.loss.feature_distillation > 0:
         logits, features = module.logits_and_features(images)  # pyright: ignore[reportCallIssue]
     else:
         logits, features = module(images), []
@@ -288,17 +287,23 @@ def _backward(
     sum_over = sum_over_processes if fabric.world_size > 1 else None
     loss = segmentation_loss(logits, target, config.loss.bce, config.loss.dice, sum_over)
     total, bit_loss = loss.total, torch.zeros(())
-    if teacher is not None:
-        its_logits, its_features = teacher_outputs(teacher, images)
-        total = total + config.loss.distillation * distillation_loss(logits, its_logits)
-        if features:
-            total = total + feature_weight * feature_loss(features, its_features)
+    if context.teacher is not None:
+        total = total + _teacher_loss(context.teacher, images, logits, features, config.loss)
     for kind, weight in bit_loss_weights.items():
         term = bit_term(kind, network, config.bit_loss)
         bit_loss, total = bit_loss + term.detach(), total + weight * term
     fabric.backward(total)
     parts = {"loss": total, "bce": loss.bce, "dice_loss": loss.dice_loss, "bit_loss": bit_loss}
     return {name: value.detach() for name, value in parts.items()}
+
+
+def _teacher_loss(
+    teacher: UNet, images: Tensor, logits: Tensor, features: Sequence[Tensor], weights: LossConfig
+) -> Tensor:
+    """How far ``logits``, and ``features`` where there are any, lie from the teacher's, whose own are freed here."""
+    its_logits, its_features = teacher_outputs(teacher, images)
+    loss = weights.distillation * distillation_loss(logits, its_logits)
+    return loss + weights.feature_distillation * feature_loss(features, its_features) if features else loss
 
 
 def _draw(config: Config, data: TrainingData, step: int, fabric: Fabric | None) -> tuple[Tensor, Tensor]:
