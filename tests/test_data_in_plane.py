@@ -7,6 +7,7 @@ import json
 import nibabel
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
@@ -107,7 +108,7 @@ def test_dataset_manifest_and_metrics_grid(tmp_path):
     # each volume loses the corner pixel of its first slice, which is two pixels (rows twice as fine)
     assert any("cuts off 6 of" in line and "of them in p0" in line for line in data.problems)
     written = manifest(data, split_cases(data, SplitConfig()))
-    assert written["in_plane"] == {"resample_mm": [0.5, 0.5], "crop_px": [32, 24]}
+    assert written["in_plane"] == {"resample_mm": [0.5, 0.5], "crop_px": [32, 24], "resize_px": None}
     assert InPlane.from_json(written["in_plane"]) == in_plane_of(config) == data.in_plane
     assert InPlane.from_json(None) is None
     plain = read_dataset(DataConfig(path=tmp_path))
@@ -145,8 +146,33 @@ def test_a_prediction_is_pasted_back_into_the_file(tmp_path):
     assert back[0].spacing_mm == (4.0, 1.0, 0.5)
 
 
+def test_pictures_of_any_size_are_brought_to_one(tmp_path):
+    """Linear interpolation at half the size is the mean of two pixels; masks come back to each picture's own grid."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    shapes = {"a": (64, 48), "b": (80, 32), "c": (32, 24)}
+    for name, shape in shapes.items():
+        tifffile.imwrite(tmp_path / "images" / f"{name}.tif", RNG.integers(0, 255, shape, np.uint8))
+        tifffile.imwrite(tmp_path / "masks" / f"{name}.tif", (np.indices(shape).sum(0) > 60).astype(np.uint8))
+    config = DataConfig.model_validate({"path": tmp_path, "resize_px": [32, 24]})
+    data = read_dataset(config)
+    assert [sample.image.shape for sample in data.samples] == [(1, 32, 24)] * 3
+    assert [place(shape, None, data.in_plane).scale for shape in shapes.values()] == [(2, 2), (2.5, 4 / 3), (1, 1)]
+    raw = read_image(tmp_path / "images" / "a.tif")[0].image
+    means = raw.reshape(1, 32, 2, 24, 2).mean((2, 4))
+    np.testing.assert_allclose(data.samples[0].image, means, atol=1e-4)
+    assert InPlane.from_json(manifest(data, split_cases(data, SplitConfig()))["in_plane"]) == data.in_plane
+    for sample, shape in zip(data.samples, shapes.values(), strict=True):
+        back = restore_mask(np.asarray(sample.mask), sample.placement)
+        assert back.shape == shape
+        wanted = np.indices(shape).sum(0) > 60
+        assert (back != wanted).mean() < 0.05
+
+
 def test_refusals(tmp_path):
-    with pytest.raises(UserError, match=r"a\.png: its pixel spacing is not recorded: leave data\.resample_mm out"):
+    with pytest.raises(ValueError, match="resample_mm and resize_px both say the grid"):
+        DataConfig.model_validate({"path": tmp_path, "resample_mm": 0.5, "resize_px": 64})
+    with pytest.raises(UserError, match=r"a\.png: its pixel spacing is not recorded: .*give data\.resize_px"):
         place((5, 5), None, InPlane((1.0, 1.0), None), "a.png")
     with pytest.raises(UserError, match="phantom: is not resampled"):
         read_dataset(DataConfig.model_validate({"path": "phantom", "crop_px": 64}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,7 +65,7 @@ def labelled_samples(run: Path, data: Path | None, model: IntegerModel, part: st
         config = config.model_copy(update={"path": data, "split": DataConfig.model_validate({}).split})
         in_plane = InPlane.from_json(model.graph.metadata.get("in_plane"))
         if in_plane is not None:
-            config = config.model_copy(update={"resample_mm": in_plane.resample_mm, "crop_px": in_plane.crop_px})
+            config = config.model_copy(update=dataclasses.asdict(in_plane))
         config = config.model_copy(update={"neighbour_slices": neighbour_slices(model)})
         values: Any = model.graph.metadata.get("class_values")
         if values and config.classes is None:

@@ -54,9 +54,8 @@ def agree(root: Path, reader: str, found: Found, config: DataConfig) -> Dataset:
 
 def in_plane_of(config: DataConfig) -> InPlane | None:
     """What the configuration does to every slice, None when nothing."""
-    if config.resample_mm is None and config.crop_px is None:
-        return None
-    return InPlane(config.resample_mm, config.crop_px)
+    in_plane = InPlane(config.resample_mm, config.crop_px, config.resize_px)
+    return None if in_plane == InPlane() else in_plane
 
 
 def _cut_off(placed: list[tuple[Sample, int]]) -> list[str]:

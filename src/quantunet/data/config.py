@@ -112,6 +112,11 @@ class DataConfig(_Frozen):
     resample_mm: tuple[Length, Length] | None = Field(
         None, description="(row, column) spacing to which every slice is resampled: image linear, mask nearest"
     )
+    resize_px: tuple[Pixels, Pixels] | None = Field(
+        None,
+        description="(rows, columns) to which every slice is resampled, for pictures whose spacing is not recorded: "
+        "image linear, mask nearest; the proportions of pictures of other shapes change",
+    )
     crop_px: tuple[Pixels, Pixels] | None = Field(
         None,
         description="(rows, columns) kept about the centre of every slice, after resampling; smaller slices stay whole",
@@ -133,13 +138,15 @@ class DataConfig(_Frozen):
         False, description="leave slices with an empty mask out of the training part (never out of the others)"
     )
 
-    @field_validator("crop_px", "resample_mm", mode="before")
+    @field_validator("crop_px", "resample_mm", "resize_px", mode="before")
     @classmethod
     def _square_from_one_number(cls, value: object) -> object:
         return (value, value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _classes_are_distinct(self) -> DataConfig:
+        if self.resample_mm is not None and self.resize_px is not None:
+            raise ValueError("resample_mm and resize_px both say the grid of the slices: give one of them")
         if self.region is not None and self.classes is not None:
             raise ValueError("region and classes both say what the foreground is: give one of them")
         if self.classes is not None:

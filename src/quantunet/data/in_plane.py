@@ -1,4 +1,4 @@
-"""Slices resampled to one spacing and cropped about their centre, and masks brought back to the file's own grid."""
+"""Slices resampled to one spacing or size, cropped about their centre, and masks brought back to the file's grid."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ _SAME = 1e-6  # relative difference of spacings below which nothing is resampled
 
 @dataclass(frozen=True)
 class InPlane:
-    """What is done to every slice: first ``resample_mm`` (row, column), then a centre crop to ``crop_px``."""
+    """What is done to every slice: first ``resample_mm`` or ``resize_px`` (row, column), then a crop to ``crop_px``."""
 
     resample_mm: tuple[float, float] | None = None
     crop_px: tuple[int, int] | None = None
+    resize_px: tuple[int, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For manifests and model files; ``from_json`` is its inverse."""
         return {
             "resample_mm": list(self.resample_mm) if self.resample_mm else None,
             "crop_px": list(self.crop_px) if self.crop_px else None,
+            "resize_px": list(self.resize_px) if self.resize_px else None,
         }
 
     @classmethod
@@ -34,10 +36,11 @@ class InPlane:
         """None for None: slices as they are."""
         if content is None:
             return None
-        resample_mm, crop_px = content.get("resample_mm"), content.get("crop_px")
+        resample_mm, crop_px, resize_px = (content.get(key) for key in ("resample_mm", "crop_px", "resize_px"))
         return cls(
             (float(resample_mm[0]), float(resample_mm[1])) if resample_mm else None,
             (int(crop_px[0]), int(crop_px[1])) if crop_px else None,
+            (int(resize_px[0]), int(resize_px[1])) if resize_px else None,
         )
 
 
@@ -72,11 +75,16 @@ def place(
     scale, resampled = (1.0, 1.0), source_px
     if in_plane.resample_mm is not None:
         if spacing_mm is None:
-            raise UserError(f"{what}: its pixel spacing is not recorded: leave data.resample_mm out")
+            raise UserError(
+                f"{what}: its pixel spacing is not recorded: in the place of data.resample_mm give data.resize_px"
+            )
         row, column = (target / own for target, own in zip(in_plane.resample_mm, spacing_mm[-2:], strict=True))
         scale = (1.0 if abs(row - 1) < _SAME else row, 1.0 if abs(column - 1) < _SAME else column)
         rows, columns = (max(1, floor(n / step + 0.5)) for n, step in zip(source_px, scale, strict=True))
         resampled = (rows, columns)
+    elif in_plane.resize_px is not None:
+        resampled = in_plane.resize_px
+        scale = (source_px[0] / resampled[0], source_px[1] / resampled[1])
     crop = in_plane.crop_px or resampled
     size = (min(crop[0], resampled[0]), min(crop[1], resampled[1]))
     start = ((resampled[0] - size[0]) // 2, (resampled[1] - size[1]) // 2)

@@ -51,7 +51,7 @@ def read_dataset(config: DataConfig) -> Dataset:
         raise UserError('no data: give a folder with data.path (or --data), or "phantom"')
     if config.reader == "phantom" or (config.path == PHANTOM and not config.path.is_dir()):
         if in_plane_of(config) is not None:
-            raise UserError("phantom: is not resampled or cropped: leave data.resample_mm and data.crop_px out")
+            raise UserError("phantom: is not resampled or cropped: leave data.resample_mm, resize_px and crop_px out")
         _refuse_neighbours("phantom", "phantom", config)
         return phantom_dataset()
     root = require_folder(config.path, config.reader)
