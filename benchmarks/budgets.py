@@ -19,8 +19,8 @@ from quantunet.compare.plan import Job, Systems, build_plan, state_of
 from quantunet.compare.run import compare
 from quantunet.pipeline import untrained_sizes
 from quantunet.train.budget import CHANNEL_KINDS, TOLERANCE, Kind
-from quantunet.train.config import Config, build_config
-from quantunet.train.config_file import read_data_file
+from quantunet.train.config import Config
+from quantunet.train.config_file import build_config, read_data_file
 
 SHARES: Sequence[dict[Kind, float]] = (
     {"bits": 0.19},

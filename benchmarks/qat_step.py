@@ -24,7 +24,8 @@ from quantunet.nn import widths
 from quantunet.nn.removal import load_smaller_
 from quantunet.nn.unet import UNet
 from quantunet.train.build import build_float_network, build_quantized_network
-from quantunet.train.config import NetworkConfig, QuantizerConfig, load_config
+from quantunet.train.config import NetworkConfig, QuantizerConfig
+from quantunet.train.config_file import load_config
 from quantunet.train.optim import build_optimizer
 from quantunet.train.run_dir import QAT_FILE
 from quantunet.train.teacher import build_teacher, teacher_outputs

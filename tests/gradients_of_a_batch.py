@@ -14,7 +14,8 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from quantunet.train.build import build_float_network, build_quantized_network
-from quantunet.train.config import NetworkConfig, QuantizerConfig, build_config
+from quantunet.train.config import NetworkConfig, QuantizerConfig
+from quantunet.train.config_file import build_config
 from quantunet.train.loop import _backward, _Context
 
 

@@ -19,8 +19,8 @@ from quantunet.nn.layers import UpsampleBilinear, conv_layers
 from quantunet.nn.prepare import activation_quantizers, weight_quantizers
 from quantunet.nn.unet import UNet
 from quantunet.train.build import build_float_network, build_quantized_network
-from quantunet.train.config import Config, build_config, load_config, read_mapping
-from quantunet.train.config_file import load_on
+from quantunet.train.config import Config
+from quantunet.train.config_file import build_config, load_config, load_on, read_mapping
 from quantunet.train.optim import build_optimizer
 
 CONFIGS = Path(__file__).parents[1] / "configs"

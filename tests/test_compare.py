@@ -32,7 +32,7 @@ from small_runs import (
 from quantunet.compare import job as job_module
 from quantunet.compare import schedule
 from quantunet.compare.plan import Systems, build_plan, float_config, float_key
-from quantunet.train.config import load_config, to_yaml
+from quantunet.train.config_file import load_config, to_yaml
 
 UNIFORM = {"name": "uniform", "weight": {"bit_width": 5}}
 SHORT = {

@@ -14,7 +14,8 @@ from quantunet.compare.collect import collect, to_json
 from quantunet.compare.plan import Plan, Systems, build_plan, has_float_network, state_of
 from quantunet.compare.records import pack_records, read_records, unpack_records
 from quantunet.errors import UserError
-from quantunet.train.config import Config, load_config, to_yaml
+from quantunet.train.config import Config
+from quantunet.train.config_file import load_config, to_yaml
 from quantunet.train.run_dir import FLOAT_FILE
 
 

@@ -23,7 +23,8 @@ from quantunet.nn.unet import UNet
 from quantunet.report.page import write_report
 from quantunet.summary import network_summary
 from quantunet.train.build import build_float_network, build_quantized_network
-from quantunet.train.config import NetworkConfig, QuantizerConfig, load_config
+from quantunet.train.config import NetworkConfig, QuantizerConfig
+from quantunet.train.config_file import load_config
 
 
 @pytest.fixture

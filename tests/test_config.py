@@ -8,7 +8,8 @@ import pytest
 
 from quantunet.errors import UserError
 from quantunet.train.budget import Budget
-from quantunet.train.config import FEATURE_DISTILLATION, Config, build_config, load_config, to_yaml
+from quantunet.train.config import FEATURE_DISTILLATION, Config
+from quantunet.train.config_file import build_config, load_config, to_yaml
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 BASE = {"data": {"path": "phantom"}}

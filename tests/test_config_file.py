@@ -13,8 +13,7 @@ from small_runs import CASE_PATTERN, SETTINGS, command, one_line_error, skip_wha
 from quantunet.compare.plan import Systems, build_plan
 from quantunet.data import check_no_leak, read_dataset, split_cases
 from quantunet.errors import UserError
-from quantunet.train.config import build_config
-from quantunet.train.config_file import load_on, merge
+from quantunet.train.config_file import build_config, load_on, merge
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DATA = {"data": {"path": "phantom"}, "network": {"levels": 3, "base_channels": 4}, "training": {"qat": {"steps": 9}}}

@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "cost": set(),
     "fpga_cost": set(),
     "energy": set(),
+    "environment": set(),
     "metrics": set(),
     "data": set(),
     "arith": {"formats"},

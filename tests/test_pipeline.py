@@ -23,7 +23,7 @@ from small_runs import (
 )
 
 from quantunet.integer_model import IntegerModel
-from quantunet.train.config import load_config
+from quantunet.train.config_file import load_config
 from quantunet.train.run_dir import RunDir
 
 FILES = (

@@ -12,7 +12,7 @@ from small_runs import SETTINGS, command, one_line_error, write_settings, write_
 
 from quantunet.compare.points import Points
 from quantunet.errors import UserError
-from quantunet.train.config import build_config
+from quantunet.train.config_file import build_config
 
 VANISHING = {"name": "learned", "weight": {"min_bit_width": 0}}
 TRAINING = {**SETTINGS["training"], "qat": {"steps": 60, "learning_rate": 5.0e-3}}

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import logging
-import platform
-import subprocess
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from numpy.typing import NDArray
 from rich.console import Console
 
-from quantunet import __version__, measures
+from quantunet import measures
 from quantunet.backends.c.build import has_compiler
 from quantunet.backends.c.verify import CVerifier
 from quantunet.data.config import PHANTOM
@@ -30,6 +26,7 @@ from quantunet.data.normalize import normalize, pad_to_multiple, resolve, unpad
 from quantunet.data.read import read_dataset
 from quantunet.data.sample import Dataset, Part, Sample
 from quantunet.data.split import Split, part_samples, split_cases, write_split
+from quantunet.environment import describe_environment
 from quantunet.errors import UserError
 from quantunet.evaluate import Evaluation, differing_pixels, evaluate_cases, trivial_evaluation
 from quantunet.fake_quant_proof import FakeQuantProof
@@ -43,7 +40,8 @@ from quantunet.report.page import write_report
 from quantunet.summary import budgets_reached, float32_bytes, formula_bytes, graph_summary, measured, network_summary
 from quantunet.train.batches import build_training_set
 from quantunet.train.budget import Budget, Kind
-from quantunet.train.config import Config, to_yaml
+from quantunet.train.config import Config
+from quantunet.train.config_file import to_yaml
 from quantunet.train.loop import (
     Trained,
     TrainingData,
@@ -124,7 +122,8 @@ def run_training(
             return None
         if not (out / "config.yaml").exists():
             run.write_text("config.yaml", to_yaml(config))
-        run.write_json("environment.json", describe_environment(config, data))
+        given = {"built_in_data": config.data.path == PHANTOM, "data": manifest(data.dataset, data.split)}
+        run.write_json("environment.json", describe_environment() | {"seed": config.seed} | given)
         write_split(data.split, out / SPLIT_FILE)
         for problem in data.dataset.problems:
             console.print(f"note: {problem}", highlight=False)
@@ -389,40 +388,3 @@ def _save_examples(
             f"dice_integer_{i}": case.mean("dice"),
         }
     np.savez_compressed(path, **arrays)
-
-
-def describe_environment(config: Config, data: Prepared) -> dict[str, Any]:
-    """Versions, commit, machine, seed, and the data manifest with content hashes."""
-    packages = {}
-    for name in ("torch", "numpy", "scipy", "brevitas", "lightning-fabric", "safetensors", "nibabel", "tifffile"):
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            packages[name] = None
-    return {
-        "quantunet": __version__,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "threads": torch.get_num_threads(),
-        "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
-        "packages": packages,
-        "seed": config.seed,
-        "built_in_data": config.data.path == PHANTOM,
-        "data": manifest(data.dataset, data.split),
-    }
-
-
-def _commit() -> str | None:
-    here = Path(__file__).parent
-    result = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return result.stdout.strip() or None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()

@@ -22,7 +22,7 @@ from quantunet.data.sample import Dataset, Sample
 from quantunet.data.split import part_samples, split_cases
 from quantunet.errors import UserError
 from quantunet.integer_model import IntegerModel
-from quantunet.train.config import load_config
+from quantunet.train.config_file import load_config
 
 RUN = typer.Argument(..., help="Run folder or model file (.safetensors).")
 JSON = typer.Option(False, "--json", help="Print one JSON object.")

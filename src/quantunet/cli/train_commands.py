@@ -18,8 +18,8 @@ from quantunet.data.manifest import check_no_leak
 from quantunet.data.read import read_dataset, require_folder
 from quantunet.data.split import split_cases
 from quantunet.errors import UserError
-from quantunet.train.config import Config, build_config, load_config, read_mapping
-from quantunet.train.config_file import load_on
+from quantunet.train.config import Config
+from quantunet.train.config_file import build_config, load_config, load_on, read_mapping
 
 DEMO: dict[str, Any] = {
     "name": "demo",

@@ -19,7 +19,7 @@ from rich.console import Console
 from quantunet.compare.plan import has_float_network
 from quantunet.errors import UserError
 from quantunet.pipeline import run_training
-from quantunet.train.config import load_config
+from quantunet.train.config_file import load_config
 
 
 def run_job(folder: Path, float_folder: Path | None, console: Console) -> None:

@@ -10,15 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from quantunet.errors import UserError
-from quantunet.train.config import (
-    BitLossConfig,
-    Config,
-    LossConfig,
-    PhaseConfig,
-    QatConfig,
-    QuantizerConfig,
-    load_config,
-)
+from quantunet.train.config import BitLossConfig, Config, LossConfig, PhaseConfig, QatConfig, QuantizerConfig
+from quantunet.train.config_file import load_config
 from quantunet.train.run_dir import FLOAT_FILE
 
 State = Literal["done", "interrupted", "not started"]

@@ -14,7 +14,8 @@ from quantunet.compare.write import write_comparison
 from quantunet.errors import UserError
 from quantunet.pipeline import run_training
 from quantunet.train.budget import Budget
-from quantunet.train.config import Config, to_yaml
+from quantunet.train.config import Config
+from quantunet.train.config_file import to_yaml
 from quantunet.train.run_dir import RunDir, point_file
 
 POINTS_FOLDER = "points"

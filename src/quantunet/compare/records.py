@@ -17,7 +17,8 @@ from quantunet.atomic_file import write_atomically
 from quantunet.compare.collect import read_json
 from quantunet.compare.plan import FLOAT_FOLDER, Job, Plan, state_of
 from quantunet.errors import UserError
-from quantunet.train.config import Config, to_yaml
+from quantunet.train.config import Config
+from quantunet.train.config_file import to_yaml
 
 ENVIRONMENT = ("quantunet", "commit", "processor", "threads", "cuda", "packages")
 """What a record says of where it was made."""

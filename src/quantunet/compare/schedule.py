@@ -14,7 +14,7 @@ from pathlib import Path
 
 from quantunet.atomic_file import write_atomically
 from quantunet.compare.plan import Job, Plan, has_float_network, state_of
-from quantunet.train.config import to_yaml
+from quantunet.train.config_file import to_yaml
 
 Say = Callable[[str], None]
 LOG_FILE = "log.txt"

@@ -1,17 +1,12 @@
-"""The configuration of a training: frozen, validated, to and from YAML. It stops at the door: builders flatten it."""
+"""The configuration of a training: frozen, validated. It stops at the door: builders flatten it."""
 
 from __future__ import annotations
 
-import copy
-import difflib
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from quantunet.data.config import DataConfig
-from quantunet.errors import UserError
 from quantunet.train.budget import CHANNEL_KINDS, Budget, parse_budgets
 
 FEATURE_DISTILLATION = 3.0
@@ -330,83 +325,3 @@ class Config(_Section):
     def budgets(self) -> tuple[Budget, ...]:
         """The budget as numbers, one for each kind that it names."""
         return () if self.budget is None else parse_budgets(self.budget)
-
-
-def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
-    """Read a YAML configuration; ``overrides`` maps dotted keys ("training.qat.steps") to values.
-
-    Raises:
-        UserError: if the file is absent, is no YAML mapping, or a key or value is wrong, naming it.
-    """
-    return build_config(read_mapping(path), overrides or {}, source=str(path))
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file, not yet validated.
-
-    Raises:
-        UserError: if the file is absent, or is no YAML mapping.
-    """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"configuration {path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"configuration {path}: is no YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"configuration {path}: holds no mapping of keys to values")
-    return raw
-
-
-def build_config(raw: dict[str, Any], overrides: dict[str, Any], source: str = "configuration") -> Config:
-    """Validate a nested mapping after applying dotted ``overrides``.
-
-    Raises:
-        UserError: naming the first wrong key, and what it should be.
-    """
-    raw = copy.deepcopy(raw)
-    for dotted, value in overrides.items():
-        *parents, last = dotted.split(".")
-        section = raw
-        for parent in parents:
-            section = section.setdefault(parent, {})
-            if not isinstance(section, dict):
-                raise UserError(f"{source}: {dotted} cannot be set, because {parent} is a single value")
-        section[last] = value
-    if "data" not in raw:
-        raise UserError(
-            f"{source}: names no data: say on what it runs with --on configs/data/NAME.yaml or --data FOLDER, or add a "
-            "data section"
-        )
-    try:
-        return Config.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the whole"
-        if first["type"] == "extra_forbidden":
-            raise UserError(f"{source}: unknown key {key!r}{_suggestion(key)}") from None
-        message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{source}: {key} = {first.get('input')!r}: {message}") from None
-
-
-def _suggestion(key: str) -> str:
-    section, dot, last = key.rpartition(".")
-    siblings = [name.removeprefix(section + dot) for name in _dotted_keys(Config) if name.startswith(section + dot)]
-    siblings = sorted(name for name in siblings if "." not in name)
-    close = difflib.get_close_matches(last, siblings, n=1)
-    return f" (did you mean {section + dot + close[0]!r}?)" if close else f"; known here: {', '.join(siblings)}"
-
-
-def _dotted_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    keys = []
-    for name, info in model.model_fields.items():
-        keys.append(prefix + name)
-        annotation = info.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            keys += _dotted_keys(annotation, f"{prefix}{name}.")
-    return keys
-
-
-def to_yaml(config: Config) -> str:
-    """All values, defaults included; ``load_config`` reads it back to an equal configuration."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
