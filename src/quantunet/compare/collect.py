@@ -37,6 +37,7 @@ class Row:
     """One line of the table: means over the seeds that are finished; None where a column does not apply.
 
     Args:
+        quantizer: the name of a system's, as in its configuration.
         dice_interval: what ``dice_ci95`` is: a t-interval over seeds, or for one seed the bootstrap over its cases.
         change: against the float network the runs started from, by case.
         simulated: measured without an integer form; its bytes are by formula.
@@ -50,6 +51,7 @@ class Row:
 
     name: str
     kind: Kind
+    quantizer: str | None
     simulated: bool
     seeds: tuple[int, ...]
     dice: float | None
@@ -191,6 +193,7 @@ def _row(name: str, kind: Kind, jobs: Sequence[Job], out: Path, failed: Mapping[
     return Row(
         name=name,
         kind=kind,
+        quantizer=jobs[0].config.quantizer.name if kind == "system" else None,
         simulated=any(is_simulated(summary) for summary in summaries),
         seeds=tuple(each.job.seed for each in finished),
         dice=_mean(dice),

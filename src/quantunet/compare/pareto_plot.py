@@ -19,11 +19,13 @@ from quantunet.report.figures import INK, MUTED, TRACK, chart_style, svg_text
 
 COLOURS = ("#0f766e", "#c2693c", "#3b6fb6", "#8b5fbf", "#b8396a", "#7a8b2a", "#2a9fb0", "#a67c2d", "#5b6675", "#d1495b",
            "#4f8a5b", "#6c5ce7")  # fmt: skip
-MARKERS = "osD^vPX<>ph*"
+MARKERS = "osD^vPX<>phd"
 SPAN = 0.07
 """Dice shown below the best, or three times what half of the systems lie below it: a system that failed altogether must
 not press all others into one line."""
 FRONT = "#94a3b3"
+OURS = "learned"
+"""The quantizer that is drawn over the others, a little larger, and has the first colour."""
 PANEL_POINTS, LETTER_POINTS = 340, 4.7
 """Width of a panel and of a letter of a name, about."""
 
@@ -82,7 +84,7 @@ def _series(row: Row, rows: Sequence[Row], key: str, unit: float) -> _Series | N
     if cost is None or row.dice is None:
         return None
     seeds = [(value / unit, point.dice) for point in row.points if (value := _cost(point, key)) is not None]
-    colour, marker = _look(row, rows)
+    colour, marker = look(row, rows)
     return _Series(row, (cost / unit, row.dice), seeds, colour, marker)
 
 
@@ -90,12 +92,19 @@ def _cost(point: SeedPoint, key: str) -> float | None:
     return point.bytes if key == "bytes" else point.bops
 
 
-def _look(row: Row, rows: Sequence[Row]) -> tuple[str, str]:
+def look(row: Row, rows: Sequence[Row]) -> tuple[str, str]:
+    """Colour and marker: a colour for each system, or, where there are more than colours, for each quantizer."""
     if row.kind == "float":
         is_first = row.name == next(each.name for each in rows if each.kind == "float")
         return INK if is_first else MUTED, "*"
-    place = [each.name for each in rows if each.kind == "system"].index(row.name)
-    return COLOURS[place % len(COLOURS)], MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
+    systems = [each for each in rows if each.kind == "system"]
+    place = [each.name for each in systems].index(row.name)
+    if len(systems) <= len(COLOURS):
+        return COLOURS[place], MARKERS[place]
+    quantizers = sorted({each.quantizer or "" for each in systems}, key=lambda name: (name != OURS, name))
+    alike = [each.name for each in systems if each.quantizer == row.quantizer]
+    colour, marker = quantizers.index(row.quantizer or ""), alike.index(row.name)
+    return COLOURS[colour % len(COLOURS)], MARKERS[marker % len(MARKERS)]
 
 
 def _panel(axes: Axes, series: Sequence[_Series], table: DataTable) -> None:
@@ -110,9 +119,11 @@ def _panel(axes: Axes, series: Sequence[_Series], table: DataTable) -> None:
     for each in series:
         if len(each.seeds) > 1:
             axes.scatter(*zip(*each.seeds, strict=True), s=18, color=each.colour, alpha=0.32, linewidth=0, zorder=3)
-        size = 150 if each.marker == "*" else 62
+        ours = each.row.quantizer == OURS
+        size = 150 if each.row.kind == "float" else 84 if ours else 50
         face, edge, line = ("white", each.colour, 1.5) if each.row.simulated else (each.colour, "white", 0.9)
-        axes.scatter(*each.mean, s=size, marker=each.marker, facecolor=face, edgecolor=edge, linewidth=line, zorder=5)
+        axes.scatter(*each.mean, s=size, marker=each.marker, facecolor=face, edgecolor=edge, linewidth=line,
+                     zorder=5.5 if ours else 5)  # fmt: skip
     _set_costs(axes, [value for each in series for value, _ in [each.mean, *each.seeds]])
     for i in front:
         if series[i].row.kind == "system":
@@ -165,18 +176,21 @@ def _legend(rows: Sequence[Row]) -> list[Line2D]:
     lowest = _lowest(rows)
     handles = []
     for row in rows:
-        colour, marker = _look(row, rows)
-        below = f", at Dice {row.dice:.2f}: below the plot" if row.dice is not None and row.dice < lowest else ""
+        colour, marker = look(row, rows)
+        below = f"  \u2193 {row.dice:.2f}" if row.dice is not None and row.dice < lowest else ""
         handles.append(
             Line2D(
                 [],
                 [],
                 linestyle="",
                 marker=marker,
-                markersize=10 if marker == "*" else 7,
+                markersize=10 if row.kind == "float" else 7,
                 markeredgecolor=colour if row.simulated else "white",
                 markerfacecolor="white" if row.simulated else colour,
                 label=row.name + (" (simulated)" if row.simulated else "") + below,
             )
         )
-    return [*handles, Line2D([], [], color=FRONT, linewidth=1.6, label="not dominated")]
+    handles.append(Line2D([], [], color=FRONT, linewidth=1.6, label="not dominated"))
+    if any("\u2193" in str(handle.get_label()) for handle in handles):
+        handles.append(Line2D([], [], linestyle="", label="\u2193 Dice: below the plot"))
+    return handles
