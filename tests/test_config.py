@@ -89,7 +89,8 @@ def test_budget_as_numbers() -> None:
         ({"budget": "3 apples"}, "budget '3 apples' is neither a width"),
         ({"budget": "12bit"}, "an average width lies above 0 and is 8 bits at the most"),
         ({"name": "a/b"}, "name = 'a/b'"),
-        ({"data.normalization.kind": "window"}, "window needs low < high"),
+        ({"data.normalization.kind": "window"}, "configuration: data.normalization: kind: window needs low < high"),
+        ({"data.resample_mm": 1, "data.resize_px": 64}, "configuration: data: resample_mm and resize_px both say"),
         ({"quantizer.weight.min_bit_width": 6, "quantizer.weight.max_bit_width": 4}, "min_bit_width"),
         (
             {"quantizer.weight": {"bit_width": 3, "min_bit_width": 4}},

@@ -73,7 +73,9 @@ def build_config(raw: dict[str, Any], overrides: dict[str, Any], source: str = "
         if first["type"] == "extra_forbidden":
             raise UserError(f"{source}: unknown key {key!r}{_suggestion(key)}") from None
         message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{source}: {key} = {first.get('input')!r}: {message}") from None
+        value = first.get("input")
+        given = "" if isinstance(value, dict) else f" = {value!r}"  # a whole section would fill the line
+        raise UserError(f"{source}: {key}{given}: {message}") from None
 
 
 def _suggestion(key: str) -> str:
