@@ -28,7 +28,7 @@ lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
-bench: setup
+bench: comparison
 	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 RESULTS ?= runs/baselines

@@ -47,6 +47,7 @@ MAY_IMPORT_ALL_BUT = {
 }
 
 TORCH_FREE = {
+    "environment",
     "fpga_cost",
     "energy",
     "formats",

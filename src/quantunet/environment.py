@@ -8,13 +8,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from quantunet import __version__
 
 
-def describe_environment() -> dict[str, Any]:
-    """Versions, commit, machine."""
+def describe_environment(threads: int, cuda: str | None) -> dict[str, Any]:
+    """Versions, commit, machine; ``threads`` of a training process, and the name of its GPU."""
     packages = {}
     for name in ("torch", "numpy", "scipy", "brevitas", "lightning-fabric", "safetensors", "nibabel", "tifffile"):
         try:
@@ -27,8 +25,8 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "threads": torch.get_num_threads(),
-        "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "threads": threads,
+        "cuda": cuda,
         "packages": packages,
     }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from numpy.typing import NDArray
@@ -123,7 +124,9 @@ def run_training(
         if not (out / "config.yaml").exists():
             run.write_text("config.yaml", to_yaml(config))
         given = {"built_in_data": config.data.path == PHANTOM, "data": manifest(data.dataset, data.split)}
-        run.write_json("environment.json", describe_environment() | {"seed": config.seed} | given)
+        cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+        environment = describe_environment(torch.get_num_threads(), cuda)
+        run.write_json("environment.json", environment | {"seed": config.seed} | given)
         write_split(data.split, out / SPLIT_FILE)
         for problem in data.dataset.problems:
             console.print(f"note: {problem}", highlight=False)
