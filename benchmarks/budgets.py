@@ -31,17 +31,7 @@ SHARES: Sequence[dict[Kind, float]] = (
     {"ram": 0.6, "bits": 0.15},
     {"flash": 0.3, "ram": 0.7, "macs": 0.5},
 )
-PHANTOM = {
-    "data": {"path": "phantom"},
-    "network": {"base_channels": 8},
-    "training": {
-        "crop_px": 64,
-        "batch_size": 4,
-        "float_phase": {"steps": 100, "learning_rate": 3e-3},
-        "qat": {"steps": 250, "learning_rate": 1.5e-3},
-        "finetune": {"steps": 10},
-    },
-}
+PHANTOM = Path(__file__).with_name("phantom.yaml")
 
 
 def configs_of(base: dict) -> tuple[Config, ...]:
@@ -76,18 +66,16 @@ def line(job: Job) -> tuple[bool, str]:
 def main() -> None:
     """Train what is not done, and print a line a run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--on", type=Path, nargs="*", default=[], help="YAML files of data sets")
+    parser.add_argument("--on", type=Path, nargs="+", default=[PHANTOM], help="YAML files of data sets (phantom.yaml)")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--records", type=Path, help="folder that keeps finished runs, as that of compare")
     parser.add_argument("--out", type=Path, default=Path("runs/budgets"))
     arguments = parser.parse_args()
     systems = []
-    for path in arguments.on or [None]:
-        name = path.stem if path else "phantom"
-        records = arguments.records / f"budgets_{name}.jsonl" if arguments.records else None
-        configs = configs_of(read_data_file(path) if path else PHANTOM)
-        systems.append(Systems(configs, arguments.seeds, name, records))
+    for path in arguments.on:
+        records = arguments.records / f"budgets_{path.stem}.jsonl" if arguments.records else None
+        systems.append(Systems(configs_of(read_data_file(path)), arguments.seeds, path.stem, records))
     compare(systems, arguments.out, at_once=arguments.jobs, say=print)
     lines = [line(job) for job in build_plan(systems, arguments.out).runs if state_of(job) == "done"]
     print("\n".join(text for _, text in lines))

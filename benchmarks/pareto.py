@@ -6,6 +6,7 @@ fine-tuned at each of them, and a training for each size by itself. The latter, 
 
     python benchmarks/pareto.py configs/baselines/learned_{3.5,2.5,1.5,1}bit.yaml --on configs/data/em.yaml \\
         --seeds 2 --records benchmarks/records --out runs/baselines
+    python benchmarks/pareto.py                     # these four sizes on the drawn phantom, minutes
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from quantunet.train.config import Config
 from quantunet.train.config_file import load_on
 
 FOLDER = "pareto"
+HERE = Path(__file__).parent
+SIZES = [HERE.parent / f"configs/baselines/learned_{size}bit.yaml" for size in ("3.5", "2.5", "1.5", "1")]
 
 
 def one_descent(plan: Plan, configs: Sequence[Config], seed: int, out: Path, on: str) -> Mapping[str, dict[str, Any]]:
@@ -59,12 +62,12 @@ def line(jobs: Sequence[Job], points: Mapping[int, Mapping[str, dict[str, Any]]]
 def main() -> None:
     """Train what is not done, and print a line for each size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("configs", type=Path, nargs="+", help="one YAML for each size, falling")
-    parser.add_argument("--on", type=Path, nargs="+", required=True, help="YAML files of data sets")
+    parser.add_argument("configs", type=Path, nargs="*", default=SIZES, help="one YAML for each size, falling")
+    parser.add_argument("--on", type=Path, nargs="+", default=[HERE / "phantom.yaml"], help="YAML files of data sets")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1, help="trainings of their own at a time")
     parser.add_argument("--records", type=Path, help="folder that keeps finished runs, as that of compare")
-    parser.add_argument("--out", type=Path, default=Path("runs/baselines"))
+    parser.add_argument("--out", type=Path, default=Path("runs/pareto"))
     arguments = parser.parse_args()
     systems = [
         Systems(

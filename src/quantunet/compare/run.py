@@ -14,7 +14,9 @@ from quantunet.compare.schedule import Say, run_plan
 from quantunet.compare.write import write_comparison
 
 WRITE_EVERY_S = 60.0
-"""While runs go on the table is brought up to date so often at the most: drawing takes seconds of a core."""
+WRITING_SHARE = 0.01
+"""While runs go on the table is brought up to date so often at the most, and so seldom that it takes this share of the
+time of a core: drawing takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def compare(systems: Sequence[Systems], out: Path, *, at_once: int, say: Say, on
     if unpacked:
         say(f"{unpacked} finished runs taken from records")
     failed: dict[Path, str] = {}
-    written = time.monotonic()
+    next_writing = time.monotonic() + WRITE_EVERY_S
 
     def write() -> tuple[list[DataTable], dict[str, Path]]:
         tables = collect(plan, out, failed)
@@ -54,10 +56,12 @@ def compare(systems: Sequence[Systems], out: Path, *, at_once: int, say: Say, on
         return tables, write_comparison(tables, out, out.resolve().name)
 
     def write_now_and_then() -> None:
-        nonlocal written
-        if time.monotonic() - written > WRITE_EVERY_S:
+        nonlocal next_writing
+        start = time.monotonic()
+        if start > next_writing:
             write()
-            written = time.monotonic()
+            end = time.monotonic()
+            next_writing = end + max(WRITE_EVERY_S, (end - start) / WRITING_SHARE)
 
     if not only_table and any(state_of(job) != "done" for job in plan.runs):
         failed.update(run_plan(plan, at_once, say, on_done=write_now_and_then))
