@@ -85,6 +85,20 @@ def test_distillation_of_several_classes_equals_that_of_two() -> None:
     assert float(distillation_loss(*pair)) == pytest.approx(binary, rel=1e-6)  # float32
 
 
+def test_feature_loss_has_the_gradient_of_its_formula() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.rand(2, c, 3, 5, generator=generator, dtype=torch.float64) - 0.5 for c in (4, 7))
+
+    def written_out(x: torch.Tensor) -> torch.Tensor:
+        maps = [t.square().mean(1).flatten(1) for t in (x, theirs)]
+        units = [m / m.norm(dim=1, keepdim=True) for m in maps]
+        return (units[0] - units[1]).square().sum(1).mean()
+
+    x = ours.requires_grad_()
+    expected = torch.autograd.grad(written_out(x), x)[0]
+    torch.testing.assert_close(torch.autograd.grad(feature_loss([x], [theirs]), x)[0], expected, rtol=1e-5, atol=1e-7)
+
+
 def test_feature_loss_compares_where_networks_look_not_how_strongly_nor_with_how_many_channels() -> None:
     teacher = torch.zeros(1, 2, 1, 2)
     teacher[0, :, 0, 0] = 3.0
