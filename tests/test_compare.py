@@ -83,6 +83,20 @@ def in_process() -> Iterator[pytest.MonkeyPatch]:
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize(("limit", "at_once", "threads"), [("", 2, "4"), ("3", 2, "3"), ("6", 2, "4"), ("1", 9, "1")])
+def test_a_job_has_its_share_of_the_threads_and_one_variable_limits_all_libraries(
+    limit: str, at_once: int, threads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "_cores", lambda: 8)
+    for name in schedule.THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    if limit:
+        monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    environment = schedule.job_environment(at_once)
+    assert {environment[name] for name in schedule.THREAD_VARIABLES} == {threads}
+    assert environment["PATH"] == os.environ["PATH"]
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory, in_process: pytest.MonkeyPatch) -> dict[str, Any]:
     """Two configurations x two seeds, and a float one; the names of the runs that trained a float network."""

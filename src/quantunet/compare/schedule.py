@@ -99,13 +99,19 @@ def _start(job: Job, at_once: int) -> _Running:
     job.folder.mkdir(parents=True, exist_ok=True)
     if not (job.folder / "config.yaml").exists():
         write_atomically(job.folder / "config.yaml", to_yaml(job.config).encode("utf-8"))
-    threads = max(1, _cores() // at_once)
-    environment = dict(os.environ)
-    for name in THREAD_VARIABLES:
-        given = environment.get(name, "")
-        environment[name] = str(min(threads, int(given)) if given.isdigit() and int(given) else threads)
     folders = [job.folder] + ([job.float_folder] if job.float_folder else [])
-    return _Running(job, spawn([str(folder) for folder in folders], environment), time.monotonic())
+    return _Running(job, spawn([str(folder) for folder in folders], job_environment(at_once)), time.monotonic())
+
+
+def job_environment(at_once: int) -> dict[str, str]:
+    """The environment of one of ``at_once`` jobs: its share of the threads, or fewer where a variable says fewer.
+
+    One variable limits all libraries: two threads a job beside other work wait for each other, ten times slower.
+    """
+    given = [os.environ.get(name, "") for name in THREAD_VARIABLES]
+    limits = [int(text) for text in given if text.isdigit() and int(text)]
+    threads = min([max(1, _cores() // at_once), *limits])
+    return {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
 
 
 def spawn(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
