@@ -19,27 +19,33 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from quantunet.losses import distillation_loss, feature_loss, mean_bit_width, segmentation_loss
+from quantunet.losses import mean_bit_width, segmentation_loss
 from quantunet.nn import widths
 from quantunet.nn.removal import load_smaller_
 from quantunet.nn.unet import UNet
 from quantunet.train.build import build_float_network, build_quantized_network
-from quantunet.train.config import NetworkConfig, QuantizerConfig
+from quantunet.train.config import LossConfig, NetworkConfig, QuantizerConfig
 from quantunet.train.config_file import load_config
 from quantunet.train.optim import build_optimizer
 from quantunet.train.run_dir import QAT_FILE
-from quantunet.train.teacher import build_teacher, teacher_outputs
+from quantunet.train.teacher import build_teacher, teacher_loss
 
-KINDS = ("float", "learned", "distilled", "distilled by features", "brevitas")
-"""``distilled``: ``learned`` with the float network's probabilities in the loss; ``by features``: its maps too."""
-KINDS_OF_A_RUN = ("float", "learned", "distilled", "distilled by features", "late", "late distilled by features")
-"""``late``: ``learned``, with what the run had left at the end of its descent."""
+DISTILLATIONS = {
+    "distilled": LossConfig(),
+    "distilled by features": LossConfig(feature_distillation=3),
+    "as by default": LossConfig(feature_distillation=3, distillation_share=0.25),
+}
+"""What of the float network is in the loss, if anything: its probabilities, its feature maps too, of how many crops."""
+KINDS = ("float", "learned", *DISTILLATIONS, "brevitas")
+KINDS_OF_A_RUN = ("float", "learned", "as by default", "late", "late as by default")
+"""``late``: with what the run had left at the end of its descent."""
 
 
 def build_step(kind: str, config: NetworkConfig, images: torch.Tensor, target: torch.Tensor, run: Path | None = None):
     """A function that does one whole optimizer step, as ``train/loop.py`` does it."""
     network: UNet = build_float_network(config, images.shape[1], 2, seed=0)
-    teacher = build_teacher(network, images.device) if "distilled" in kind else None
+    distillation = DISTILLATIONS.get(kind.removeprefix("late "))
+    teacher = build_teacher(network, images.device) if distillation else None
     if kind != "float":
         name = "brevitas" if kind == "brevitas" else "learned"
         network = build_quantized_network(network, QuantizerConfig(name=name), [images])
@@ -51,11 +57,9 @@ def build_step(kind: str, config: NetworkConfig, images: torch.Tensor, target: t
     def step() -> None:
         logits, features = network.logits_and_features(images)
         loss = segmentation_loss(logits, target).total
-        if teacher is not None:
-            its_logits, its_features = teacher_outputs(teacher, images)
-            loss = loss + distillation_loss(logits, its_logits)
-            if "features" in kind:
-                loss = loss + feature_loss(features, its_features)
+        if teacher is not None and distillation is not None:
+            compared = features if distillation.feature_distillation else []
+            loss = loss + teacher_loss(teacher, images, logits, compared, distillation)
         if kind != "float":
             loss = loss + 0.1 * mean_bit_width(*widths.trainable_widths(network, "parameters"))
         loss.backward()

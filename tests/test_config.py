@@ -8,7 +8,7 @@ import pytest
 
 from quantunet.errors import UserError
 from quantunet.train.budget import Budget
-from quantunet.train.config import FEATURE_DISTILLATION, Config
+from quantunet.train.config import Config
 from quantunet.train.config_file import build_config, load_config, to_yaml
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -56,19 +56,22 @@ def test_overrides_reach_any_depth() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "weight"),
+    ("overrides", "weight", "share"),
     [
-        ({}, FEATURE_DISTILLATION),
-        ({"loss.bce": 0.5}, FEATURE_DISTILLATION),
-        ({"loss.feature_distillation": 0.5}, 0.5),
-        ({"loss.distillation": 0.0}, 0.0),
-        ({"quantizer.name": "uniform"}, 0.0),
+        ({}, 3.0, 0.25),
+        ({"loss.bce": 0.5}, 3.0, 0.25),
+        ({"loss.distillation_share": 0.5}, 3.0, 0.5),
+        ({"loss.feature_distillation": 0.5}, 0.5, 1.0),
+        ({"loss.distillation": 0.0}, 0.0, 1.0),
+        ({"quantizer.name": "uniform"}, 0.0, 1.0),
     ],
 )
 def test_ours_learns_from_features_unless_it_is_to_learn_nothing_of_the_float_network(
-    overrides: dict, weight: float
+    overrides: dict, weight: float, share: float
 ) -> None:
-    assert build_config(dict(BASE), overrides).loss.feature_distillation == weight
+    config = build_config(dict(BASE), overrides)
+    assert (config.loss.feature_distillation, config.loss.distillation_share) == (weight, share)
+    assert Config.model_validate(config.model_dump()) == config
 
 
 def test_budget_as_numbers() -> None:

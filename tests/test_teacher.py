@@ -7,12 +7,12 @@ import copy
 import pytest
 import torch
 
-from quantunet.losses import distillation_loss
+from quantunet.losses import distillation_loss, feature_loss
 from quantunet.nn.layers import conv_layers
 from quantunet.train import teacher as module
 from quantunet.train.build import build_float_network
-from quantunet.train.config import NetworkConfig
-from quantunet.train.teacher import build_teacher, teacher_outputs
+from quantunet.train.config import LossConfig, NetworkConfig
+from quantunet.train.teacher import build_teacher, teacher_loss, teacher_outputs
 
 CPU = torch.device("cpu")
 
@@ -39,3 +39,21 @@ def test_teacher_says_what_the_float_network_says(
     student = logits.clone().requires_grad_()
     distillation_loss(student, logits).backward()
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+@pytest.mark.parametrize(("share", "seen"), [(1.0, 5), (0.25, 2), (0.01, 1)])
+def test_the_teacher_sees_its_share_of_the_crops_rounded_up(share: float, seen: int) -> None:
+    network = build_float_network(NetworkConfig(base_channels=4, levels=3), 1, 2, seed=0).eval()
+    teacher = build_teacher(network, CPU)
+    images = torch.randn(5, 1, 32, 32)
+    its_logits, its_features = teacher_outputs(teacher, images[:seen])
+    logits = torch.randn(5, 1, 32, 32, requires_grad=True)
+    features = [torch.randn(5, 2, *each.shape[2:]) for each in its_features]
+    weights = LossConfig(distillation=0.5, feature_distillation=2.0, distillation_share=share)
+    loss = teacher_loss(teacher, images, logits, features, weights)
+    expected = 0.5 * distillation_loss(logits[:seen], its_logits)
+    expected = expected + 2 * feature_loss([each[:seen] for each in features], its_features)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert logits.grad is not None
+    assert [bool(each.any()) for each in logits.grad] == [number < seen for number in range(5)]

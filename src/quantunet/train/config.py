@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from quantunet.data.config import DataConfig
 from quantunet.train.budget import CHANNEL_KINDS, Budget, parse_budgets
 
-FEATURE_DISTILLATION = 3.0
-"""Of the learned quantizer, unless stated."""
+DISTILLATION_OF_OURS = {"feature_distillation": 3.0, "distillation_share": 0.25}
+"""Of the learned quantizer, unless the first of them is stated."""
 
 
 class _Section(BaseModel):
@@ -154,6 +154,13 @@ class LossConfig(_Section):
         ge=0,
         description="weight of the distance of its feature maps to the float network's; under `learned` 3, unless "
         "stated, or distillation is 0",
+    )
+    distillation_share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="share of each batch's crops that the float network sees too, for both kinds of distillation; "
+        "under `learned` 0.25, unless this or feature_distillation is stated",
     )
 
     @property
@@ -314,7 +321,7 @@ class Config(_Section):
             return raw
         if quantizer.get("name", "learned") != "learned" or loss.get("distillation") == 0:
             return raw
-        return raw | {"loss": {"feature_distillation": FEATURE_DISTILLATION} | loss}
+        return raw if "feature_distillation" in loss else raw | {"loss": DISTILLATION_OF_OURS | loss}
 
     @property
     def points(self) -> tuple[Budget, ...]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from quantunet.losses import distillation_loss, feature_loss, segmentation_loss
+from quantunet.losses import segmentation_loss
 from quantunet.metrics.overlap import dice_score
 from quantunet.nn import widths
 from quantunet.nn.prepare import freeze_bit_widths_
@@ -30,13 +30,13 @@ from quantunet.train.bit_term import bit_term
 from quantunet.train.budget import TOLERANCE, Budget, BudgetController, Kind
 from quantunet.train.build import build_float_network, build_quantized_network
 from quantunet.train.channels import update_importance_
-from quantunet.train.config import Config, LossConfig, PhaseConfig, QatConfig
+from quantunet.train.config import Config, PhaseConfig, QatConfig
 from quantunet.train.optim import build_optimizer, set_learning_rates, width_learning_rate
 from quantunet.train.processes import sum_over_processes
 from quantunet.train.progress import PhaseProgress
 from quantunet.train.run_dir import FLOAT_FILE, QAT_FILE, RESUME_FILE, RunDir, point_file
 from quantunet.train.size import Measures, Sizes
-from quantunet.train.teacher import build_teacher, teacher_outputs
+from quantunet.train.teacher import build_teacher, teacher_loss
 
 CALIBRATION_BATCHES = 4
 REMOVE_EVERY = 20
@@ -288,22 +288,13 @@ def _backward(
     loss = segmentation_loss(logits, target, config.loss.bce, config.loss.dice, sum_over)
     total, bit_loss = loss.total, torch.zeros(())
     if context.teacher is not None:
-        total = total + _teacher_loss(context.teacher, images, logits, features, config.loss)
+        total = total + teacher_loss(context.teacher, images, logits, features, config.loss)
     for kind, weight in bit_loss_weights.items():
         term = bit_term(kind, network, config.bit_loss)
         bit_loss, total = bit_loss + term.detach(), total + weight * term
     fabric.backward(total)
     parts = {"loss": total, "bce": loss.bce, "dice_loss": loss.dice_loss, "bit_loss": bit_loss}
     return {name: value.detach() for name, value in parts.items()}
-
-
-def _teacher_loss(
-    teacher: UNet, images: Tensor, logits: Tensor, features: Sequence[Tensor], weights: LossConfig
-) -> Tensor:
-    """How far ``logits``, and ``features`` where there are any, lie from the teacher's, whose own are freed here."""
-    its_logits, its_features = teacher_outputs(teacher, images)
-    loss = weights.distillation * distillation_loss(logits, its_logits)
-    return loss + weights.feature_distillation * feature_loss(features, its_features) if features else loss
 
 
 def _draw(config: Config, data: TrainingData, step: int, fabric: Fabric | None) -> tuple[Tensor, Tensor]:

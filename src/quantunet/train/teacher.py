@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from quantunet.losses import distillation_loss, feature_loss
 from quantunet.nn.batch_norm import fold_batch_norm_
 from quantunet.nn.unet import UNet
+from quantunet.train.config import LossConfig
 
 BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
 """What processors that multiply bfloat16 numbers call it."""
@@ -23,6 +27,28 @@ def build_teacher(float_network: UNet, device: torch.device) -> UNet:
     teacher = copy.deepcopy(float_network).eval()
     fold_batch_norm_(teacher)
     return teacher.requires_grad_(False).to(device, torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32)
+
+
+def teacher_loss(
+    teacher: UNet, images: Tensor, logits: Tensor, features: Sequence[Tensor], weights: LossConfig
+) -> Tensor:
+    """How far a network lies from its teacher on the first crops of a batch, ``weights.distillation_share`` of them.
+
+    Crops are drawn at random, so the first ones are any; a quarter of them hold the network as well as all do.
+
+    Args:
+        teacher: as `build_teacher` makes it.
+        images: (n, c, h, w).
+        logits, features: of the network in training, as ``UNet.logits_and_features`` has them; no features where these
+            are not to be compared.
+        weights: of the two distances.
+    """
+    seen = math.ceil(weights.distillation_share * len(images))
+    its_logits, its_features = teacher_outputs(teacher, images[:seen])
+    loss = weights.distillation * distillation_loss(logits[:seen], its_logits)
+    if not features:
+        return loss
+    return loss + weights.feature_distillation * feature_loss([each[:seen] for each in features], its_features)
 
 
 @torch.no_grad()
