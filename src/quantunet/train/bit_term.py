@@ -13,15 +13,32 @@ from quantunet.quant.quantizers import FULL_WIDTH
 from quantunet.train.budget import Kind
 from quantunet.train.config import BitLossConfig
 
+ACTIVATION_WEIGHT = 0.3
+"""The controller may raise the weight of a term a hundredfold to bring weights down. The activations' bits, which no
+such budget counts, do not follow further than to this one: at one bit they tell a layer nothing (docs/lab_log.md)."""
 
-def bit_term(kind: Kind, network: UNet, config: BitLossConfig) -> Tensor:
-    """The term of one budget, 0-dimensional, with the gradient of every width that it is about."""
-    return _average_product(network) if kind in ("bops", "lut") else _average_width(network, config)
+
+def bit_term(kind: Kind, network: UNet, config: BitLossConfig, weight: float) -> Tensor:
+    """The term of one budget, 0-dimensional, with the gradient of every width that it is about.
+
+    Args:
+        kind: of the budget.
+        network: in training.
+        config: what is averaged.
+        weight: that the term will have in the loss. Where it is steered, and above `ACTIVATION_WEIGHT`, the share of
+            the activations falls as it rises.
+    """
+    if kind in ("bops", "lut"):
+        return _average_product(network)
+    share = config.activation_share
+    if config.fixed_weight is None and weight > ACTIVATION_WEIGHT:
+        share *= ACTIVATION_WEIGHT / weight
+    return _average_width(network, config, share)
 
 
-def _average_width(network: UNet, config: BitLossConfig) -> Tensor:
-    """Average weight width plus the stated share of the average activation width, in bits to the stated power."""
-    power, share = config.power, config.activation_share
+def _average_width(network: UNet, config: BitLossConfig, share: float) -> Tensor:
+    """Average weight width plus ``share`` of the average activation width, in bits to the stated power."""
+    power = config.power
     weights, shares = widths.trainable_widths(network, config.weighting)
     bits = mean_bit_width([width**power for width in weights], shares)
     activations = [width**power for width in widths.trainable_activation_widths(network)]

@@ -290,7 +290,7 @@ def _backward(
     if context.teacher is not None:
         total = total + teacher_loss(context.teacher, images, logits, features, config.loss)
     for kind, weight in bit_loss_weights.items():
-        term = bit_term(kind, network, config.bit_loss)
+        term = bit_term(kind, network, config.bit_loss, weight)
         bit_loss, total = bit_loss + term.detach(), total + weight * term
     fabric.backward(total)
     parts = {"loss": total, "bce": loss.bce, "dice_loss": loss.dice_loss, "bit_loss": bit_loss}
