@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from quantunet.compare.collect import Row
-from quantunet.compare.pareto_plot import COLOURS, look
+from quantunet.compare.collect import DataTable, Row, SeedPoint
+from quantunet.compare.pareto_plot import COLOURS, look, pareto_svg
 
 NOTHING: dict[str, Any] = dict.fromkeys(Row.__dataclass_fields__)
 
@@ -27,3 +28,18 @@ def test_no_two_systems_look_alike(sizes: int) -> None:
     if len(rows) - 1 > len(COLOURS):
         assert all(len(own) == 1 for own in colours.values())
         assert colours["learned"] == {COLOURS[0]}
+
+
+def test_a_float_network_far_below_the_plot_leaves_room_for_the_panels() -> None:
+    """Matplotlib warns, and a warning is an error, where a label outside of its panel takes all the room."""
+
+    def measured(name: str, quantizer: str | None, dice: float, size: float) -> Row:
+        point = SeedPoint(0, dice, size, size, "")
+        return replace(row(name, quantizer), dice=dice, points=(point,), stored_bytes=size, bops=size)
+
+    rows = (
+        measured("float32", None, 0.2, 500e3),
+        measured("learned_1bit", "learned", 0.8, 20e3),
+        measured("learned_2bit", "learned", 0.8, 30e3),
+    )
+    assert pareto_svg(DataTable("drawn", "px", 3, rows)) is not None

@@ -133,7 +133,8 @@ def _panel(axes: Axes, series: Sequence[_Series], table: DataTable) -> None:
         axes.axhline(dice, color=INK, linewidth=0.9, linestyle=(0, (5, 4)), alpha=0.55, zorder=1)
         axes.axhline(GATES[0] * dice, color=MUTED, linewidth=0.8, linestyle=(0, (1, 3)), zorder=1)
         axes.annotate("99 % of float", (1, GATES[0] * dice), (-4, -3), xycoords=("axes fraction", "data"),
-                      textcoords="offset points", va="top", ha="right", fontsize=7.5, color=MUTED)  # fmt: skip
+                      textcoords="offset points", va="top", ha="right", fontsize=7.5, color=MUTED,
+                      annotation_clip=True)  # fmt: skip
     axes.grid(axis="y", color=TRACK, linewidth=0.8)
     axes.set_axisbelow(True)
 
