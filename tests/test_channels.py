@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,21 @@ def test_sizes_by_formula_are_those_of_the_model_as_widths_change() -> None:
         assert sizes.now(budget) == pytest.approx(real, rel=0.1 if budget.kind == "file" else 1e-6)
 
 
+@pytest.mark.parametrize(("kind", "power"), [("bops", 1 / 3), ("lut", 1 / (3 * 0.75))])
+def test_channels_do_a_third_of_a_descent_of_bit_operations(kind: Kind, power: float) -> None:
+    """Operations, weight bits and activation bits are its factors; tables go with its power of .75."""
+    net = network()
+    whole = Sizes([Budget("macs", 1), Budget(kind, 1)], net, MEASURES)
+    macs, most = (whole.now(budget) for budget in whole.budgets)
+    limit = Sizes([Budget(kind, most / 10)], net, MEASURES).operations_limit()
+    assert limit is not None
+    assert limit.kind == "macs"
+    assert limit.amount == pytest.approx(macs * 0.1**power, rel=1e-6)
+    assert Sizes([Budget(kind, 2 * most)], net, MEASURES).operations_limit() is None
+    assert Sizes([Budget(kind, most / 10), Budget("macs", macs / 2)], net, MEASURES).operations_limit() is None
+    assert Sizes([Budget("file", 1)], net, MEASURES).operations_limit() is None
+
+
 def test_no_channel_goes_before_its_importance_is_known(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,3 +210,24 @@ def test_no_channel_goes_before_its_importance_is_known(
     status, _, error = command(capsys, "train", config, "--out", tmp_path / "run")
     assert status == 0, error
     assert known == [True] * 3, "after 20 and 40 steps, and at the freezing"
+
+
+@pytest.mark.parametrize("floor", [0, 1])
+def test_a_budget_of_bit_operations_removes_channels_where_they_may_vanish(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], floor: int
+) -> None:
+    training = {**SETTINGS["training"], "qat": {"steps": 24, "learning_rate": 5e-3}}
+    config = write_settings(
+        tmp_path / "small.yaml",
+        write_small_data(tmp_path / "data"),
+        budget="bops=8M",
+        quantizer={"weight": {"min_bit_width": floor}},
+        training=training,
+    )
+    status, output, error = command(capsys, "train", config, "--out", tmp_path / "run")
+    assert status == 0, error
+    assert ("channels go too, down to macs" in output + error) == (floor == 0)
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert [each["kind"] for each in summary["budgets"]] == ["bops"], "the limit of operations is none of the user's"
+    assert summary["budgets"][0]["reached"] <= 8e6
+    assert (summary["bit_width"]["weights_left"] < 1) == (floor == 0)

@@ -10,7 +10,7 @@ from quantunet.nn import widths
 from quantunet.nn.layers import conv_layers
 from quantunet.nn.unet import UNet
 from quantunet.quant.quantizers import FULL_WIDTH
-from quantunet.train.budget import Kind
+from quantunet.train.budget import PRODUCT_POWERS, Kind
 from quantunet.train.config import BitLossConfig
 
 ACTIVATION_WEIGHT = 0.3
@@ -28,7 +28,7 @@ def bit_term(kind: Kind, network: UNet, config: BitLossConfig, weight: float) ->
         weight: that the term will have in the loss. Where it is steered, and above `ACTIVATION_WEIGHT`, the share of
             the activations falls as it rises.
     """
-    if kind in ("bops", "lut"):
+    if kind in PRODUCT_POWERS:
         return _average_product(network)
     share = config.activation_share
     if config.fixed_weight is None and weight > ACTIVATION_WEIGHT:

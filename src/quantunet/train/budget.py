@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -19,6 +19,9 @@ bytes of the C code's static memory; multiply-accumulates of an image; those tim
 look-up tables of the Verilog design, by formula; milliseconds of the host engine, by formula."""
 CHANNEL_KINDS = ("ram", "macs", "latency")
 """What only the removal of channels makes smaller."""
+PRODUCT_POWERS: Mapping[Kind, float] = {"bops": 1.0, "lut": 0.75}
+"""What falls with a power of bit operations, a product of operations and both widths: what a design has beside its
+products does not shrink with widths."""
 COUNTED_KINDS = ("macs", "bops", "lut")
 """What is counted, not measured in bits or bytes."""
 

@@ -96,7 +96,7 @@ def train(
     if config.loss.needs_teacher:
         context.teacher = build_teacher(float_network, fabric.device)
     network = build_quantized_network(float_network, config.quantizer, _calibration_batches(config, data))
-    sizes = _build_sizes(config, network, measures)
+    sizes = _build_sizes(network, measures, context)
 
     # 3. train weights, scales and widths together; then freeze the widths to integers that meet the budget
     first_step = phases.float_phase.steps
@@ -109,7 +109,7 @@ def train(
     remove_channels_(network)
     if sizes is not None:
         sizes.refresh(network)
-        _say_sizes(sizes, console)
+        _say_sizes(sizes, config.budgets, console)
 
     # 4. a short fine-tuning of the weights at the frozen widths and scales
     _run_phase("finetune", phases.finetune, network, context, first_step + phases.qat.steps)
@@ -312,8 +312,18 @@ def _calibration_batches(config: Config, data: TrainingData) -> list[Tensor]:
     return [_draw(config, data, step, fabric=None)[0] for step in range(CALIBRATION_BATCHES)]
 
 
-def _build_sizes(config: Config, network: UNet, measures: Measures) -> Sizes | None:
-    return Sizes(config.budgets, network, measures) if config.budgets and config.quantizer.learns_widths else None
+def _build_sizes(network: UNet, measures: Measures, context: _Context) -> Sizes | None:
+    config = context.config
+    if not (config.budgets and config.quantizer.learns_widths):
+        return None
+    sizes = Sizes(config.budgets, network, measures)
+    steers = config.bit_loss.fixed_weight is None and context.fabric.world_size == 1
+    may_vanish = config.quantizer.weight.min_bit_width == 0
+    limit = sizes.operations_limit() if steers and may_vanish else None
+    if limit is None:
+        return sizes
+    context.console.print(f"widths alone would have to fall too far: channels go too, down to {limit}", highlight=False)
+    return Sizes((*config.budgets, limit), network, measures)
 
 
 def _build_controllers(plan: QatConfig, sizes: Sizes) -> dict[Kind, BudgetController]:
@@ -326,8 +336,8 @@ def _descent_steps(plan: QatConfig) -> int:
     return max(1, round(plan.descent * plan.steps))
 
 
-def _say_sizes(sizes: Sizes, console: Console) -> None:
-    for budget in sizes.budgets:
+def _say_sizes(sizes: Sizes, budgets: Sequence[Budget], console: Console) -> None:
+    for budget in budgets:
         reached = Budget(budget.kind, sizes.now(budget))
         away = reached.amount / budget.amount - 1
         verdict = "met" if away <= TOLERANCE else "NOT MET: more steps in training.qat, or a larger budget"

@@ -18,13 +18,19 @@ from quantunet.nn.prepare import weight_quantizers
 from quantunet.nn.removal import remove_channels_
 from quantunet.nn.unet import UNet
 from quantunet.quant.quantizers import Quantizer
-from quantunet.train.budget import CHANNEL_KINDS, Budget, BudgetController, Kind, check_feasible, rounding_shift
+from quantunet.train.budget import (
+    CHANNEL_KINDS,
+    PRODUCT_POWERS,
+    Budget,
+    BudgetController,
+    Kind,
+    check_feasible,
+    rounding_shift,
+)
 from quantunet.train.channels import drop_channels_, drop_groups_, mac_costs, ram_costs
 
 REFINEMENTS = 4
 """Times that the freezing is repeated with what the model frozen before really measured."""
-TABLES_POWER = 0.75
-"""Tables go with this power of bit operations: what a design has beside its products does not shrink with widths."""
 TABLES_AIM = 0.995
 """Share of a budget of tables that the freezing aims at: the folding changes in steps, which no formula follows."""
 
@@ -58,6 +64,21 @@ class Sizes:
         self.held: dict[str, float] = {}
         """By kind: bytes or a factor beside the formula, or the amount itself; part of a checkpoint."""
         self.refresh()
+
+    def operations_limit(self) -> Budget | None:
+        """The operations that a network with all its channels shall keep where only their bits, or tables, are limited.
+
+        Bit operations are a product of three, operations, weight bits and activation bits; each does a third of the
+        descent. Widths alone would become so narrow that classes are lost: with a tenth of the bit operations, the Dice
+        of two structures in ultrasound fell from .44 to .22, with fewer channels to .44 (docs/lab_log.md).
+        """
+        if any(budget.kind == "macs" for budget in self.budgets):
+            return None
+        products = [budget for budget in self.budgets if budget.kind in PRODUCT_POWERS]
+        shares = [(each.amount / self.now(each)) ** (1 / PRODUCT_POWERS[each.kind]) for each in products]
+        if not shares or min(shares) >= 1:
+            return None
+        return Budget("macs", min(shares) ** (1 / 3) * self._measures.amount("macs", self._network))
 
     @property
     def drops_channels(self) -> bool:
@@ -203,7 +224,7 @@ class Sizes:
 def _by_formula(kind: Kind, network: UNet, width_of: widths.WidthOf = lambda quantizer: quantizer.bit_width) -> float:
     """What operations and tables are in proportion to, as widths change."""
     macs, bops = widths.operations(network, width_of)
-    return macs if kind == "macs" else bops**TABLES_POWER if kind == "lut" else bops
+    return macs if kind == "macs" else bops ** PRODUCT_POWERS[kind]
 
 
 def _of(shift: float | dict[Quantizer, Tensor], quantizer: Quantizer) -> float | Tensor:
