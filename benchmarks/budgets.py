@@ -1,8 +1,8 @@
 """Are budgets met? Trainings under budgets of every kind on several data sets, measured on the models that come out.
 
 Each budget is a share of what the same network takes at 8 bits with all channels. Widths fill their budget, so bits,
-file, flash and bit operations must end within 3 % of it; memory and operations fall by whole channels, so they must not
-exceed it by more than 3 %. Float networks are shared with `quantunet compare --out` of the same folder.
+file, flash, bit operations and tables must end within 3 % of it; memory, operations and time fall by whole channels, so
+they must not exceed it by more than 3 %. Float networks are shared with `quantunet compare --out` of the same folder.
 
     python benchmarks/budgets.py --on configs/data/em.yaml configs/data/gm.yaml --seeds 2 --out runs/baselines
     python benchmarks/budgets.py                                             # on the drawn phantom, minutes
@@ -27,7 +27,9 @@ SHARES: Sequence[dict[Kind, float]] = (
     {"file": 0.12},
     {"flash": 0.3},
     {"bops": 0.1},
+    {"lut": 0.25},
     {"macs": 0.4},
+    {"latency": 0.5},
     {"ram": 0.6, "bits": 0.15},
     {"flash": 0.3, "ram": 0.7, "macs": 0.5},
 )
@@ -49,6 +51,8 @@ def setting(kind: Kind, amount: float) -> str:
     """As a configuration says it."""
     if kind == "bits":
         return f"{amount:.3g}bit"
+    if kind == "latency":
+        return f"latency={1000 * amount:.0f}us"
     return f"{kind}={amount:.0f}" + ("b" if kind in ("file", "flash", "ram") else "")
 
 
