@@ -1,7 +1,8 @@
 """Ours against each rival at equal or fewer bytes, and the means over data sets, from a comparison's compare.json.
 
 For each system with an integer form that is no smaller than the smallest of ours, the best of ours that takes no more
-bytes: a line for each rival that is above it, and how many are not. Means are over folds, then over data sets.
+bytes: a line for each rival that is above it, with the 95 % interval of the change by test case (bootstrap), and how
+many are not; of all pairs, where the interval excludes 0. Means are over folds, then over data sets.
 
     make comparison && python benchmarks/equal_bytes.py runs/baselines/compare.json
 """
@@ -10,18 +11,37 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
+from typing import Any
+
+from quantunet.compare.statistics import PairedChange, paired_change
+from quantunet.report.tables import case_value
 
 OURS = "learned"
+
+
+def change_by_case(ours: Mapping[str, Any], rival: Mapping[str, Any], runs: Path) -> PairedChange | None:
+    """Dice of ours less the rival's, by test case of the folds that both have."""
+    folders = [{point["seed"]: runs / point["folder"] for point in row["points"]} for row in (ours, rival)]
+    seeds = sorted(folders[0].keys() & folders[1].keys())
+    return paired_change(*([scores(each[seed]) for seed in seeds] for each in folders))
+
+
+def scores(folder: Path) -> dict[str, float]:
+    """Dice of the deployed model, by case."""
+    evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["integer"]
+    return {str(case["case_id"]): float(case_value(case, "dice")) for case in evaluation["cases"]}
 
 
 def main() -> None:
     """Print what is behind, the count of pairs, and mean Dice of every system that all data sets have."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path, nargs="?", default=Path("runs/baselines/compare.json"))
-    tables = json.loads(parser.parse_args().table.read_text(encoding="utf-8"))["tables"]
-    pairs = behind = 0
+    path: Path = parser.parse_args().table
+    tables = json.loads(path.read_text(encoding="utf-8"))["tables"]
+    pairs = behind = above = below = 0
     dice: dict[str, list[float]] = {}
     for table in tables:
         rows = [row for row in table["rows"] if row["kind"] == "system" and row["file_bytes"]]
@@ -33,13 +53,18 @@ def main() -> None:
                 continue
             best = max(fitting, key=lambda each: each["dice"])
             pairs += 1
+            change = change_by_case(best, row, path.parent)
+            low, high = change.ci95 if change and change.ci95 else (0.0, 0.0)
+            above, below = above + (low > 0), below + (high < 0)
             if best["dice"] < row["dice"]:
                 behind += 1
                 away = 100 * (best["dice"] - row["dice"])
                 print(
-                    f"{table['name']}: {row['name']} {row['dice']:.4f}; {best['name']} {best['dice']:.4f}, {away:+.2f}"
+                    f"{table['name']}: {row['name']} {row['dice']:.4f}; {best['name']} {best['dice']:.4f}, {away:+.2f} "
+                    f"({100 * low:+.2f} to {100 * high:+.2f} by case)"
                 )
     print(f"at least the rival's Dice in {pairs - behind} of {pairs} pairs")
+    print(f"by the interval over cases, above the rival in {above}, below it in {below}")
     for name, values in sorted(dice.items(), key=lambda item: -mean(item[1])):
         if len(values) == len(tables):
             print(f"{name:32} {mean(values):.4f}")
