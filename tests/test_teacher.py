@@ -48,12 +48,31 @@ def test_the_teacher_sees_its_share_of_the_crops_rounded_up(share: float, seen: 
     images = torch.randn(5, 1, 32, 32)
     its_logits, its_features = teacher_outputs(teacher, images[:seen])
     logits = torch.randn(5, 1, 32, 32, requires_grad=True)
-    features = [torch.randn(5, 2, *each.shape[2:]) for each in its_features]
+    features = [torch.randn(5, 2, *each.shape[2:], requires_grad=True) for each in its_features]
     weights = LossConfig(distillation=0.5, feature_distillation=2.0, distillation_share=share)
     loss = teacher_loss(teacher, images, logits, features, weights)
     expected = 0.5 * distillation_loss(logits[:seen], its_logits)
     expected = expected + 2 * feature_loss([each[:seen] for each in features], its_features)
     torch.testing.assert_close(loss, expected)
+    gradients = torch.autograd.grad(expected, features, retain_graph=True)
     loss.backward()
+    for feature, gradient in zip(features, gradients, strict=True):
+        assert feature.grad is not None
+        assert torch.equal(feature.grad, gradient)
     assert logits.grad is not None
     assert [bool(each.any()) for each in logits.grad] == [number < seen for number in range(5)]
+
+
+def test_gradients_of_features_keep_their_layout() -> None:
+    """Another one makes every layer before them slower."""
+    teacher = build_teacher(build_float_network(NetworkConfig(base_channels=4, levels=3), 1, 2, seed=0), CPU)
+    images, logits = torch.randn(5, 1, 32, 32), torch.randn(5, 1, 32, 32)
+    shapes = [each.shape[1:] for each in teacher_outputs(teacher, images)[1]]
+    layout = torch.channels_last
+    features = [torch.randn(5, *shape).to(memory_format=layout).requires_grad_() * 2 for shape in shapes]
+    kept: list[bool] = []
+    for each in features:
+        each.register_hook(lambda gradient: kept.append(gradient.is_contiguous(memory_format=layout)))
+    weights = LossConfig(feature_distillation=1.0, distillation_share=0.25)
+    teacher_loss(teacher, images, logits, features, weights).backward()
+    assert kept == [True] * len(features)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +49,30 @@ def teacher_loss(
     loss = weights.distillation * distillation_loss(logits[:seen], its_logits)
     if not features:
         return loss
-    return loss + weights.feature_distillation * feature_loss([each[:seen] for each in features], its_features)
+    return loss + weights.feature_distillation * feature_loss([_first(each, seen) for each in features], its_features)
+
+
+def _first(x: Tensor, count: int) -> Tensor:
+    return _First.apply(x, count)  # pyright: ignore[reportReturnType]
+
+
+class _First(torch.autograd.Function):
+    """The first images of a batch (n, c, h, w), with a gradient in the layout of the batch.
+
+    Autograd's own is contiguous: every layer before it would then compute in that layout, or copy.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, count: int) -> Tensor:
+        ctx.whole = torch.empty_like(x, device="meta")
+        return x[:count]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        whole = torch.empty_like(ctx.whole, device=grad.device)
+        whole[: len(grad)] = grad
+        whole[len(grad) :] = 0
+        return whole, None
 
 
 @torch.no_grad()
