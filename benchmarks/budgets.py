@@ -29,7 +29,7 @@ SHARES: Sequence[dict[Kind, float]] = (
     {"bops": 0.1},
     {"lut": 0.25},
     {"macs": 0.4},
-    {"latency": 0.5},
+    {"latency": 0.7},
     {"ram": 0.6, "bits": 0.15},
     {"flash": 0.3, "ram": 0.7, "macs": 0.5},
 )

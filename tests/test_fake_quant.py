@@ -195,3 +195,25 @@ def test_half_precision_keeps_type_codes_and_gradients(signed: bool) -> None:
     # each product is rounded to 8 bits before the float32 sum
     assert exponent16 == pytest.approx(exponent32, rel=0.02)
     assert width16 == pytest.approx(width32, rel=0.02)
+
+
+@pytest.mark.parametrize("signed", SIGNS)
+def test_gradients_depend_neither_on_layout_nor_on_parts(signed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor is taken in parts as it lies in memory; its gradient may lie otherwise, a slice has gaps."""
+    torch.manual_seed(0)
+    values, upstream = torch.randn(3, 6, 10, 10, dtype=torch.float64), torch.randn(3, 6, 10, 10, dtype=torch.float64)
+    wide = torch.randn(3, 12, 10, 10, dtype=torch.float64)
+    wide[:, ::2] = values
+    last = torch.channels_last
+
+    def gradients(x: Tensor, given: Tensor) -> list[Tensor]:
+        leaf, ranges = x.requires_grad_(), [torch.tensor(value, requires_grad=True) for value in (-2.0, 3.0)]
+        return list(torch.autograd.grad(fake_quantize(leaf, *ranges, signed), [leaf, *ranges], given))
+
+    expected = gradients(values.clone(), upstream)
+    monkeypatch.setattr("quantunet.quant.fake_quant.PART", 256)  # the last part is shorter
+    for x in (values.clone(), values.to(memory_format=last), wide[:, ::2].detach()):
+        for given in (upstream, upstream.contiguous(memory_format=last)):
+            found = gradients(x, given)
+            assert torch.equal(found[0], expected[0])
+            torch.testing.assert_close(found[1:], expected[1:], rtol=1e-6, atol=0)

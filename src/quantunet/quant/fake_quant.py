@@ -106,24 +106,46 @@ class _FakeQuantizePerTensor(torch.autograd.Function):
         x, y = ctx.saved_tensors
         scale, q_min, q_max, signed = ctx.range
         low, high = (q_min - 0.5) * scale, (q_max + 0.5) * scale
-        grad_x = torch.ops.aten.hardtanh_backward(grad, x, low, high)  # the gradient inside the bounds, 0 outside
-        clipped = grad - grad_x
-        at_bound = _dot(clipped, y)
-        grad_exponent = LN2 * (_dot(grad_x, y - x) + at_bound)
-        if signed:
-            grad_width = LN2 * scale * 2 ** (q_max.bit_length()) * _dot(clipped, x.sign())
-        else:  # whatever is clipped below lies at zero
-            grad_width = LN2 * (q_max + 1) / q_max * at_bound
+        layout = torch.channels_last if _has_channels_last(x) else torch.contiguous_format
+        grad_x = torch.empty_like(x, memory_format=layout)
+        parts = list(zip(*(_parts(each, layout) for each in (grad, x, y, grad_x)), strict=True))
+        spare = torch.empty_like(parts[0][0])
+        sums = []
+        for grad_part, x_part, y_part, out in parts:
+            other = spare[: len(out)]
+            # the gradient inside the bounds, 0 outside
+            torch.ops.aten.hardtanh_backward.grad_input(grad_part, x_part, low, high, grad_input=out)
+            at_rounding = _dot(out, torch.sub(y_part, x_part, out=other))
+            clipped = torch.sub(grad_part, out, out=other)
+            at_bound = _dot(clipped, y_part)
+            sums.append(torch.stack((at_rounding, at_bound, _dot(clipped, x_part.sign()) if signed else at_bound)))
+        at_rounding, at_bound, at_width = torch.stack(sums).sum(0)
+        grad_exponent = LN2 * (at_rounding + at_bound)
+        # unsigned: whatever is clipped below lies at zero
+        grad_width = LN2 * at_width * (scale * 2 ** q_max.bit_length() if signed else (q_max + 1) / q_max)
         return grad_x, grad_exponent, grad_width, None
 
 
+PART = 2**18
+"""Numbers that a processor takes at a time through all passes over memory: as many as a cache holds."""
+
+
+def _has_channels_last(x: Tensor) -> bool:
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _parts(x: Tensor, layout: torch.memory_format) -> tuple[Tensor, ...]:
+    """The elements as they lie in memory of that layout, in one dimension, in parts."""
+    x = x.contiguous(memory_format=layout)
+    flat = (x.permute(0, 2, 3, 1) if layout == torch.channels_last else x).reshape(-1)
+    return flat.split(PART if x.device.type == "cpu" else max(1, len(flat)))
+
+
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of ``a * b`` over all elements, in float32 at the least; without a copy where both lie alike in memory."""
+    """Sum of ``a * b`` over all elements, of one dimension, in float32 at the least."""
     if a.dtype in (torch.bfloat16, torch.float16):  # their own dot product is 7 times slower, and adds in few bits
         return (a * b).sum(dtype=torch.float32)
-    if a.dim() == 4 and a.is_contiguous(memory_format=torch.channels_last):
-        a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
-    return torch.dot(a.reshape(-1), b.reshape(-1))
+    return torch.dot(a, b)
 
 
 def fake_quantize(x: Tensor, exponent: Tensor, bit_width: Tensor, signed: bool) -> Tensor:
