@@ -16,8 +16,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from quantunet.compare.collect import dice_by_case, read_json
 from quantunet.compare.statistics import PairedChange, paired_change
-from quantunet.report.tables import case_value
 
 OURS = "learned"
 
@@ -26,13 +26,8 @@ def change_by_case(ours: Mapping[str, Any], rival: Mapping[str, Any], runs: Path
     """Dice of ours less the rival's, by test case of the folds that both have."""
     folders = [{point["seed"]: runs / point["folder"] for point in row["points"]} for row in (ours, rival)]
     seeds = sorted(folders[0].keys() & folders[1].keys())
-    return paired_change(*([scores(each[seed]) for seed in seeds] for each in folders))
-
-
-def scores(folder: Path) -> dict[str, float]:
-    """Dice of the deployed model, by case."""
-    evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["integer"]
-    return {str(case["case_id"]): float(case_value(case, "dice")) for case in evaluation["cases"]}
+    evaluations = ([read_json(each[seed] / "evaluation.json") for seed in seeds] for each in folders)
+    return paired_change(*([dice_by_case(each["integer"]) for each in system] for system in evaluations))
 
 
 def main() -> None:

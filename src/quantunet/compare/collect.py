@@ -283,12 +283,13 @@ def _change(finished: Sequence[_Finished]) -> PairedChange | None:
     scores, references = [], []
     for each in finished:
         deployed = each.evaluation.get("integer") or each.evaluation["fake_quantized"]
-        scores.append(_dice_by_case(deployed))
-        references.append(_dice_by_case(each.evaluation["float"]))
+        scores.append(dice_by_case(deployed))
+        references.append(dice_by_case(each.evaluation["float"]))
     return paired_change(scores, references)
 
 
-def _dice_by_case(evaluation: Mapping[str, Any]) -> dict[str, float]:
+def dice_by_case(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """Dice of one predictor's cases, by case id, of its part of an ``evaluation.json``."""
     return {str(case["case_id"]): float(case_value(case, "dice")) for case in evaluation["cases"]}
 
 
