@@ -184,13 +184,13 @@ def test_channels_do_a_third_of_a_descent_of_bit_operations(kind: Kind, power: f
     net = network()
     whole = Sizes([Budget("macs", 1), Budget(kind, 1)], net, MEASURES)
     macs, most = (whole.now(budget) for budget in whole.budgets)
-    limit = Sizes([Budget(kind, most / 10)], net, MEASURES).operations_limit()
+    limit = Sizes([Budget(kind, most / 10)], net, MEASURES).limit_operations_()
     assert limit is not None
     assert limit.kind == "macs"
     assert limit.amount == pytest.approx(macs * 0.1**power, rel=1e-6)
-    assert Sizes([Budget(kind, 2 * most)], net, MEASURES).operations_limit() is None
-    assert Sizes([Budget(kind, most / 10), Budget("macs", macs / 2)], net, MEASURES).operations_limit() is None
-    assert Sizes([Budget("file", 1)], net, MEASURES).operations_limit() is None
+    assert Sizes([Budget(kind, 2 * most)], net, MEASURES).limit_operations_() is None
+    assert Sizes([Budget(kind, most / 10), Budget("macs", macs / 2)], net, MEASURES).limit_operations_() is None
+    assert Sizes([Budget("file", 1)], net, MEASURES).limit_operations_() is None
 
 
 def test_no_channel_goes_before_its_importance_is_known(

@@ -1,4 +1,4 @@
-"""One descent, several models: every point of its Pareto curve frozen, fine-tuned, proven, and put into one table."""
+"""One descent, several models: at each point of its Pareto curve a run branches off, and all are put into one table."""
 
 from __future__ import annotations
 
@@ -43,8 +43,10 @@ class Points:
 
 
 def run_points(config: Config, out: Path, *, resume: bool, console: Console) -> Points:
-    """Train ``config`` in ``out``, then freeze and fine-tune each size that its descent passed, in ``out/points/SIZE``.
+    """Train ``config`` in ``out``, then go on at each size that its descent passed, in ``out/points/SIZE``.
 
+    Such a run has the rest of the QAT at its own size, in which the widths settle, and a fine-tuning of its own. Frozen
+    as they are passed, points are up to .6 points of Dice below trainings for their size alone (docs/lab_log.md).
     What is done is kept, what was stopped goes on, where ``resume`` says so.
 
     Raises:
@@ -74,24 +76,12 @@ def run_points(config: Config, out: Path, *, resume: bool, console: Console) -> 
 
 
 def _point_job(config: Config, point: Budget, text: str, out: Path) -> Job:
-    finetune = config.training.finetune.model_copy(update={"steps": _finetune_steps(config, point, out)})
-    training = config.training.model_copy(update={"finetune": finetune})
-    own = config.model_copy(update={"budget": text, "pareto": (), "training": training})
+    own = config.model_copy(update={"budget": text, "pareto": ()})
     return Job(point.slug, own, out / POINTS_FOLDER / point.slug, out)
 
 
-def _finetune_steps(config: Config, point: Budget, out: Path) -> int:
-    """Twice as many as at the end of the descent, which a point leaves early; but no more than it had left there.
-
-    With the same steps, points are up to .6 points of Dice below trainings of their own (docs/lab_log.md).
-    """
-    training = config.training
-    saved = RunDir(out, resume=True, writes=False).load_tensors(point_file(point))
-    left = 0 if saved is None else training.float_phase.steps + training.qat.steps - saved["step"]
-    return training.finetune.steps + min(left, training.finetune.steps)
-
-
 def _adopt(job: Job, descent: Path, point: Budget) -> None:
+    """Let the point's run go on from where the descent passed it."""
     run = RunDir(job.folder, resume=True)
     try:
         run.adopt_point(descent, point_file(point))

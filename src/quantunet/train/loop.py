@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -181,8 +181,8 @@ def _run_phase(
         first, elapsed, best = saved["step"], saved["elapsed_s"], saved["best"]
         load_smaller_(network, saved["network"])
         optimizer.load_state_dict(saved["optimizer"])
-        controllers = {kind: BudgetController(**state) for kind, state in saved["controllers"].items()}
         if sizes is not None:
+            controllers = _saved_controllers(saved["controllers"], sizes)
             sizes.held = dict(saved["held"])
     if fabric.is_global_zero:
         run.forget_metrics_after(first_step + first)
@@ -194,6 +194,20 @@ def _run_phase(
     if learns_widths and config.quantizer.learns_widths:
         bit_loss_weights = {"bits": config.bit_loss.fixed_weight or 0.0}
     may_remove = fabric.world_size == 1  # between several processes, gradients keep their shape until the end
+
+    def state_at(done: int) -> dict[str, Any]:
+        """All that the steps so far have changed: what a run goes on from."""
+        return {
+            "phase": phase,
+            "step": done,
+            "network": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "controllers": {kind: asdict(controller) for kind, controller in controllers.items()},
+            "held": dict(sizes.held) if sizes else {},
+            "best": best,
+            "elapsed_s": time.monotonic() - started,
+            "time_s": context.time_s,
+        }
 
     with PhaseProgress(phase, plan.steps, first, context.console, fabric.is_global_zero) as progress:
         for step in range(first, plan.steps):
@@ -214,7 +228,7 @@ def _run_phase(
                     sizes.refresh()
                 bit_loss_weights = sizes.steer(controllers, step)
                 if fabric.is_global_zero:
-                    _keep_points(config.points, sizes, network, run, first_step + step)
+                    _keep_points(config.points, sizes, run, lambda: state_at(step))  # noqa: B023
             loss = _backward(module, images, target, context, network, bit_loss_weights)
             if sizes is not None and sizes.drops_channels:
                 update_importance_(network)
@@ -248,22 +262,22 @@ def _run_phase(
                     run.log(record)
                 progress.advance(done, _status(record, best["dice"]))
             if done % training.checkpoint_every == 0 and fabric.is_global_zero:
-                _save_resume_state(phase, done, network, optimizer, controllers, sizes, best, started, context)
+                run.save_tensors(RESUME_FILE, state_at(done))
     if keeps_best and best["state"] is not None:
         network.load_state_dict(best["state"])
     if sizes is not None and learns_widths and fabric.is_global_zero:
-        _keep_points(config.points, sizes, network, run, first_step + plan.steps, is_last=True)
+        _keep_points(config.points, sizes, run, lambda: state_at(plan.steps), is_last=True)
     context.time_s[phase] = time.monotonic() - started
 
 
 def _keep_points(
-    points: Sequence[Budget], sizes: Sizes, network: UNet, run: RunDir, step: int, is_last: bool = False
+    points: Sequence[Budget], sizes: Sizes, run: RunDir, state: Callable[[], dict[str, Any]], is_last: bool = False
 ) -> None:
-    """Keep the network at the first step at which it is as small as a point of the Pareto curve, or else the last."""
+    """Keep the state at the first step at which the network is as small as a point of the Pareto curve, or the last."""
     for point in points:
         name = point_file(point)
         if (is_last or sizes.now(point) <= point.amount) and not (run.path / name).exists():
-            run.save_tensors(name, {"step": step, "network": network.state_dict()})
+            run.save_tensors(name, state())
 
 
 def _backward(
@@ -319,17 +333,28 @@ def _build_sizes(network: UNet, measures: Measures, context: _Context) -> Sizes 
     sizes = Sizes(config.budgets, network, measures)
     steers = config.bit_loss.fixed_weight is None and context.fabric.world_size == 1
     may_vanish = config.quantizer.weight.min_bit_width == 0
-    limit = sizes.operations_limit() if steers and may_vanish else None
-    if limit is None:
-        return sizes
-    context.console.print(f"widths alone would have to fall too far: channels go too, down to {limit}", highlight=False)
-    return Sizes((*config.budgets, limit), network, measures)
+    limit = sizes.limit_operations_() if steers and may_vanish else None
+    if limit is not None:
+        text = f"widths alone would have to fall too far: channels go too, down to {limit}"
+        context.console.print(text, highlight=False)
+    return sizes
 
 
 def _build_controllers(plan: QatConfig, sizes: Sizes) -> dict[Kind, BudgetController]:
     starts = {budget: sizes.now(budget) for budget in sizes.budgets}
     steps = _descent_steps(plan)
     return {each.kind: BudgetController(start, min(start, each.amount), steps) for each, start in starts.items()}
+
+
+def _saved_controllers(saved: Mapping[Kind, dict[str, float]], sizes: Sizes) -> dict[Kind, BudgetController]:
+    """As a checkpoint has them; one of a descent to a smaller size holds this run's size from now on."""
+    controllers = {}
+    for budget in sizes.budgets if saved else ():
+        controller = BudgetController(**saved[budget.kind])  # pyright: ignore[reportArgumentType]
+        if controller.target < min(controller.start, budget.amount):
+            controller = replace(controller, start=budget.amount, target=budget.amount)
+        controllers[budget.kind] = controller
+    return controllers
 
 
 def _descent_steps(plan: QatConfig) -> int:
@@ -377,31 +402,6 @@ def _status(record: dict[str, Any], best_dice: float) -> str:
     if "weight_bits" in record:
         text += f"  bits {record['weight_bits']:.2f} / {record['activation_bits']:.2f}"
     return text
-
-
-def _save_resume_state(
-    phase: str,
-    done: int,
-    network: UNet,
-    optimizer: torch.optim.Optimizer,
-    controllers: Mapping[Kind, BudgetController],
-    sizes: Sizes | None,
-    best: dict[str, Any],
-    started: float,
-    context: _Context,
-) -> None:
-    state = {
-        "phase": phase,
-        "step": done,
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "controllers": {kind: asdict(controller) for kind, controller in controllers.items()},
-        "held": dict(sizes.held) if sizes else {},
-        "best": best,
-        "elapsed_s": time.monotonic() - started,
-        "time_s": context.time_s,
-    }
-    context.run.save_tensors(RESUME_FILE, state)
 
 
 def _load(network: UNet, run: RunDir, name: str) -> None:

@@ -23,7 +23,7 @@ ADOPTED_FILE = "checkpoints/float_from.json"
 
 
 def point_file(point: Budget) -> str:
-    """Where the descent keeps the network at a point of its Pareto curve: {"step": …, "network": state}."""
+    """Where the descent keeps its state at a point of its Pareto curve, as in a checkpoint to resume from."""
     return f"checkpoints/at_{point.slug}.pt"
 
 
@@ -138,9 +138,9 @@ class RunDir:
         self.save_tensors(RESUME_FILE, {"phase": "qat", "time_s": {"float": times["float"]}})
 
     def adopt_point(self, descent: Path, point_file: str) -> None:
-        """Take over the float network of the finished run ``descent`` and its network at a point of its descent.
+        """Take over the float network of the finished run ``descent``, and go on from a point that it passed.
 
-        What is left to do is to freeze and fine-tune. Nothing is done where this run has a checkpoint already.
+        Nothing is done where this run has a checkpoint already.
 
         Raises:
             UserError: if ``descent`` has not come so far.
@@ -148,19 +148,14 @@ class RunDir:
         if (self.path / RESUME_FILE).exists():
             return
         source = RunDir(descent, resume=True, writes=False)
-        state, point = source.load_tensors(FLOAT_FILE), source.load_tensors(point_file)
-        if state is None or point is None:
+        network, state = source.load_tensors(FLOAT_FILE), source.load_tensors(point_file)
+        if network is None or state is None:
             raise UserError(f"{descent / point_file}: is absent: train the run that descends first")
-        lines = (descent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        records = [json.loads(line) for line in lines]
-        before = [json.dumps(each) + "\n" for each in records if each["step"] < point["step"]]
-        self.save_tensors(FLOAT_FILE, state)
-        self.save_tensors(QAT_FILE, point["network"])
-        self.write_text("metrics.jsonl", "".join(before))
+        self.save_tensors(FLOAT_FILE, network)
+        self.write_text("metrics.jsonl", (descent / "metrics.jsonl").read_text(encoding="utf-8"))
         self.write_json(ADOPTED_FILE, {"float_run": descent.resolve().name})
-        times = {"float": 0.0, "qat": next((each["time_s"] for each in reversed(records) if "time_s" in each
-                 and each["phase"] == "qat" and each["step"] < point["step"]), 0.0)}  # fmt: skip
-        self.save_tensors(RESUME_FILE, {"phase": "finetune", "time_s": times})
+        # last, since it says that the rest is there; what was logged after the point goes as the run resumes
+        self.save_tensors(RESUME_FILE, {**state, "time_s": {"float": 0.0}})
 
     @property
     def has_adopted_float(self) -> bool:

@@ -65,8 +65,8 @@ class Sizes:
         """By kind: bytes or a factor beside the formula, or the amount itself; part of a checkpoint."""
         self.refresh()
 
-    def operations_limit(self) -> Budget | None:
-        """The operations that a network with all its channels shall keep where only their bits, or tables, are limited.
+    def limit_operations_(self) -> Budget | None:
+        """Budget the operations too, of a network with all its channels, where only their bits or tables are limited.
 
         Bit operations are a product of three, operations, weight bits and activation bits; each does a third of the
         descent. Widths alone would become so narrow that classes are lost: with a tenth of the bit operations, the Dice
@@ -78,7 +78,10 @@ class Sizes:
         shares = [(each.amount / self.now(each)) ** (1 / PRODUCT_POWERS[each.kind]) for each in products]
         if not shares or min(shares) >= 1:
             return None
-        return Budget("macs", min(shares) ** (1 / 3) * self._measures.amount("macs", self._network))
+        limit = Budget("macs", min(shares) ** (1 / 3) * self._measures.amount("macs", self._network))
+        self.budgets = (*self.budgets, limit)
+        self.refresh()
+        return limit
 
     @property
     def drops_channels(self) -> bool:
