@@ -50,8 +50,10 @@ def test_every_baseline_runs_on_every_data_set() -> None:
             else:
                 assert config.training.float_phase == first.training.float_phase
             assert config.network.base_channels == first.network.base_channels
-            budget = config.name.rpartition("_")[2] if config.quantizer.learns_widths else None
-            assert config.budget in (budget, None)
+            budget = [
+                part for part in config.name.split("_") if config.quantizer.learns_widths and part.endswith("bit")
+            ]
+            assert config.budget in (*budget, None)
             assert (config.budget is not None) == (config.quantizer.learns_widths and "small" not in config.name)
 
 

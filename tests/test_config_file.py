@@ -13,7 +13,7 @@ from small_runs import CASE_PATTERN, SETTINGS, command, one_line_error, skip_wha
 from quantunet.compare.plan import Systems, build_plan
 from quantunet.data import check_no_leak, read_dataset, split_cases
 from quantunet.errors import UserError
-from quantunet.train.config_file import build_config, load_on, merge
+from quantunet.train.config_file import build_config, load_config, load_on, merge, to_yaml
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DATA = {"data": {"path": "phantom"}, "network": {"levels": 3, "base_channels": 4}, "training": {"qat": {"steps": 9}}}
@@ -44,6 +44,15 @@ def test_the_system_rules_key_by_key(tmp_path: Path) -> None:
     assert config == build_config(expected, {})
 
 
+def test_a_system_may_train_its_float_network_longer_than_the_data_set_says(tmp_path: Path) -> None:
+    data = {**DATA, "training": {"float_phase": {"steps": 30}}}
+    system = {"name": "s", "training": {"float_phase": {"more_steps": 12}}}
+    config = load_on(write(tmp_path / "s.yaml", system), write(tmp_path / "d.yaml", data))
+    assert config.training.float_phase.steps == 42
+    (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    assert load_config(tmp_path / "config.yaml") == config, "the sum is what a run folder holds"
+
+
 def test_a_merge_changes_neither_side() -> None:
     base, over = {"a": {"b": [1]}, "c": 1}, {"a": {"d": {"e": 2}}, "c": {"f": 3}}
     merged = merge(base, over)
@@ -61,6 +70,11 @@ def test_a_merge_changes_neither_side() -> None:
         ({"name": "s"}, {**DATA, "budget": "2bit"}, "budget belongs to a system, not to a data set: leave it out"),
         ({"name": "s", "netwrk": {}}, DATA, "unknown key 'netwrk' (did you mean 'network'?)"),
         ({"name": "s", "network": {"levels": 1}}, DATA, "network.levels = 1"),
+        (
+            {"name": "s", "training": {"float_phase": {"more_steps": -1}}},
+            DATA,
+            "training.float_phase: more_steps -1 is no number of steps that could be added to steps 1500",
+        ),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_file(

@@ -187,6 +187,17 @@ class FloatConfig(PhaseConfig):
     steps: int = Field(default=1500, ge=0, description="optimizer steps")
     learning_rate: float = Field(default=3e-3, gt=0, description="peak")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _add_more_steps(cls, values: Any) -> Any:
+        """``more_steps``, which a system may state, adds to the ``steps`` that the file of a data set states."""
+        if not isinstance(values, dict) or "more_steps" not in values:
+            return values
+        more, steps = values["more_steps"], values.get("steps", cls.model_fields["steps"].default)
+        if type(more) is not int or more < 0 or type(steps) is not int:
+            raise ValueError(f"more_steps {more!r} is no number of steps that could be added to steps {steps!r}")
+        return {key: value for key, value in values.items() if key != "more_steps"} | {"steps": steps + more}
+
 
 class QatConfig(PhaseConfig):
     """The phase in which weights, scales and widths train together."""
