@@ -63,6 +63,19 @@ def test_every_size_passed_becomes_a_proven_model(
     assert redone == {folders[2] / "model.safetensors"}
 
 
+def test_a_point_of_bit_operations_keeps_the_channels_of_its_own_size(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Channels go with bit operations, as many as the smaller budget takes; a point stops at its own limit."""
+    out = tmp_path / "run"
+    status, _, error = command(capsys, "train", config, "--pareto", "bops=20M bops=8M", "--out", out)
+    assert status == 0, error
+    point, last = summary_of(out / "points" / "bops20M"), summary_of(out)
+    assert (point["budgets"][0]["budget"], last["budgets"][0]["budget"]) == (20e6, 8e6)
+    assert last["budgets"][0]["reached"] <= 8e6 < point["budgets"][0]["reached"] <= 20e6
+    assert point["bit_width"]["weights_left"] > last["bit_width"]["weights_left"]
+
+
 def test_the_smallest_good_model_is_named_or_that_there_is_none() -> None:
     def model(ratio: float, dice: float) -> dict[str, Any]:
         return {"size": {"ratio": ratio}, "validation_dice": {"float": 0.8, "quantized": dice}}
