@@ -10,7 +10,6 @@ many are not; of all pairs, where the interval excludes 0. Means are over folds,
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
@@ -35,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path, nargs="?", default=Path("runs/baselines/compare.json"))
     path: Path = parser.parse_args().table
-    tables = json.loads(path.read_text(encoding="utf-8"))["tables"]
+    tables = read_json(path)["tables"]
     pairs = behind = above = below = 0
     dice: dict[str, list[float]] = {}
     for table in tables:

@@ -9,7 +9,6 @@ points, +- half of the 95 % t-interval over folds. `--write FILE` puts it in the
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -113,14 +112,15 @@ def main() -> None:
     parser.add_argument("table", type=Path, nargs="?", default=Path("runs/baselines/compare.json"))
     parser.add_argument("--write", type=Path, help="a Markdown file that has the table already")
     arguments = parser.parse_args()
-    tables = json.loads(arguments.table.read_text(encoding="utf-8"))["tables"]
-    new = lines(tables, arguments.table.parent)
+    new = lines(read_json(arguments.table)["tables"], arguments.table.parent)
     if arguments.write is None:
         print("\n".join(new))
         return
     old = arguments.write.read_text(encoding="utf-8").splitlines()
-    start = next(index for index, line in enumerate(old) if line.startswith(FIRST))
-    end = next(index for index in range(start, len(old)) if not old[index].startswith("|"))
+    start = next((index for index, line in enumerate(old) if line.startswith(FIRST)), None)
+    if start is None:
+        parser.error(f"{arguments.write}: has no table to replace: a line that starts with '{FIRST}'")
+    end = next((index for index in range(start, len(old)) if not old[index].startswith("|")), len(old))
     write_atomically(arguments.write, ("\n".join([*old[:start], *new, *old[end:]]) + "\n").encode("utf-8"))
 
 

@@ -78,9 +78,10 @@ class Sizes:
         shares = [(each.amount / self.now(each)) ** (1 / PRODUCT_POWERS[each.kind]) for each in products]
         if not shares or min(shares) >= 1:
             return None
-        limit = Budget("macs", min(shares) ** (1 / 3) * self._measures.amount("macs", self._network))
+        macs = self._measures.amount("macs", self._network)
+        limit = Budget("macs", min(shares) ** (1 / 3) * macs)
         self.budgets = (*self.budgets, limit)
-        self.refresh()
+        self.held["macs"] = macs / _by_formula("macs", self._network)
         return limit
 
     @property
