@@ -157,12 +157,20 @@ def test_the_cost_on_a_part_adds_up(capsys):
 
 
 @needs_yosys
-def test_yosys_counts_what_the_formulas_say():
-    design, names = plan(unet(levels=1, base=4), 16, 12_000), {"decoder.0.b"}
+@pytest.mark.parametrize(
+    ("name", "size", "clocks", "lanes", "error"),
+    [
+        ("decoder.0.b", 16, 12_000, 1, 0.25),
+        ("encoder.0.a", 64, 28_000, 2, 0.1),  # reads one channel where two have a place
+    ],
+)
+def test_yosys_counts_what_the_formulas_say(name, size, clocks, lanes, error):
+    design, names = plan(unet(levels=1, base=4), size, clocks), {name}
+    assert design.lanes == lanes
     found, formula = synthesize(design, nodes=names).by_node, estimate(design)
     assert names <= set(found) <= set(formula)
     # errors by layer are in docs/results.md: a single small layer may lie outside their mean
-    assert found["decoder.0.b"].lut == pytest.approx(formula["decoder.0.b"].lut, rel=0.25)
+    assert found[name].lut == pytest.approx(formula[name].lut, rel=error)
     assert all(cost.dsp == 0 and cost.lut > 0 for cost in found.values())
 
 

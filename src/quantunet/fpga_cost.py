@@ -38,11 +38,15 @@ BLOCK_RAM_BITS = 1024
 """Memories of fewer bits than this stay in tables."""
 
 
-def dot_terms(inputs: int, activation_bits: int, weight_bits: int, acc_bits: int) -> tuple[float, float, float, float]:
-    """Table bits of one filter: choices between pairs of codes, adders of the tree, adders of planes, accumulator."""
-    pairs, odd = inputs // 2, inputs % 2
-    choices = weight_bits * (pairs * (activation_bits + 1) + odd)  # a code without a partner: the reset of a register
-    tree, nodes, level = 0, pairs + odd, 0
+def dot_terms(
+    pairs: int, singles: int, activation_bits: int, weight_bits: int, acc_bits: int
+) -> tuple[float, float, float, float]:
+    """Table bits of one filter: choices between pairs of codes, adders of the tree, adders of planes, accumulator.
+
+    ``singles`` are codes without a partner.
+    """
+    choices = weight_bits * (pairs * (activation_bits + 1) + singles)  # a single one: the reset of a register
+    tree, nodes, level = 0, pairs + singles, 0
     while nodes > 1:
         level += 1
         tree += weight_bits * (nodes // 2) * (activation_bits + level)
@@ -66,7 +70,7 @@ def multiply_adders(inputs: int, activation_bits: int, weight_bits: int, acc_bit
 
 def is_multiplied(inputs: int, activation_bits: int, weight_bits: int, acc_bits: int, dsp_tables: float) -> bool:
     """Whether multipliers that count ``dsp_tables`` tables each are cheaper for a filter than its bit planes."""
-    planes = sum(dot_terms(inputs, activation_bits, weight_bits, acc_bits))
+    planes = sum(dot_terms(inputs // 2, inputs % 2, activation_bits, weight_bits, acc_bits))
     multiplied = inputs * dsp_tables + multiply_adders(inputs, activation_bits, weight_bits, acc_bits)
     return weight_bits > 1 and multiplied < planes
 
@@ -95,6 +99,7 @@ class ConvShape:
 
     Args:
         inputs: codes multiplied at a time; ``activation_bits`` each.
+        pairs: neighbours among them, whose sum all filters share.
         weight_bits, acc_bits: of each of the filters that work at a time.
         depth: words of the weight memory.
         ring_rows, ring_columns: words of ``inputs`` codes that the window keeps.
@@ -105,6 +110,7 @@ class ConvShape:
     """
 
     inputs: int
+    pairs: int
     activation_bits: int
     weight_bits: tuple[int, ...]
     acc_bits: tuple[int, ...]
@@ -125,12 +131,13 @@ class ConvShape:
 def conv_terms(shape: ConvShape) -> dict[str, float]:
     """What a convolution is made of, in table bits: ``FACTORS`` makes look-up tables of them."""
     arrays = tuple(zip(shape.weight_bits, shape.acc_bits, shape.multiplied, strict=True))
-    each = [dot_terms(shape.inputs, shape.activation_bits, *widths) for *widths, multiplied in arrays if not multiplied]
+    places = (shape.pairs, shape.inputs - 2 * shape.pairs, shape.activation_bits)
+    each = [dot_terms(*places, *widths) for *widths, multiplied in arrays if not multiplied]
     trees = [multiply_adders(shape.inputs, shape.activation_bits, *widths) for *widths, yes in arrays if yes]
     filters, acc = len(shape.weight_bits), max(shape.acc_bits)
     choices = -(-filters // shape.lanes) - 1
     return {
-        "products": sum(sum(terms) for terms in each) + sum(trees) + (shape.inputs // 2) * (shape.activation_bits + 1),
+        "products": sum(sum(terms) for terms in each) + sum(trees) + shape.pairs * (shape.activation_bits + 1),
         "memories": rom_bits(shape.depth, sum(shape.weight_bits) * shape.inputs)
         + rom_bits(shape.beats, shape.lanes * shape.entry_bits),
         "counters": counter_tables(*shape.counters),

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from math import inf
 
 from quantunet import fpga_cost
-from quantunet.backends.verilog.fold import Folding, WeightPlan
+from quantunet.backends.verilog.fold import Folding, WeightPlan, word_places
 from quantunet.backends.verilog.plan import Plan
-from quantunet.backends.verilog.stream import Stream
+from quantunet.backends.verilog.stream import EMPTY, Stream
 from quantunet.energy import Energy, layer_energy
 from quantunet.fpga_cost import ConvShape, Resources
 from quantunet.ir.graph import (
@@ -42,7 +42,7 @@ def folding_cost(
     positions = 4 if isinstance(node, ConvTranspose2d) else kernel**2
     beats = folding.folds * folding.filters
     shape = ConvShape(
-        folding.inputs,
+        *_codes(folding, source),
         source.bits,
         tuple(weight_bits),
         tuple(acc_bits),
@@ -109,7 +109,7 @@ def conv_shape(plan: Plan, name: str, weighted: WeightPlan) -> ConvShape:
     out, source = plan.streams[name], plan.streams[plan.graph.node(name).inputs[0]]
     folding, stage = weighted.folding, weighted.requantize
     return ConvShape(
-        folding.inputs,
+        *_codes(folding, source),
         source.bits,
         weighted.weight_bits,
         weighted.acc_bits,
@@ -152,6 +152,16 @@ def _node(plan: Plan, node: Node) -> Resources:
             return Resources(source.bits * (1 if isinstance(node, Threshold) else 4), 8)
         case _:
             return fpga_cost.conv_resources(conv_shape(plan, node.name, plan.weighted[node.name]))
+
+
+def _codes(folding: Folding, source: Stream) -> tuple[int, int]:
+    """Codes of a word that a weight multiplies, and pairs of neighbours among them.
+
+    A place that no group fills has weights of 0 throughout, which synthesis removes.
+    """
+    filled = (word_places(source, folding) != EMPTY).any(axis=0)
+    even = len(filled) // 2 * 2
+    return int(filled.sum()), int((filled[0:even:2] & filled[1:even:2]).sum())
 
 
 def _power(value: int) -> int:

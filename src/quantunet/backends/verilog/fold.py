@@ -298,14 +298,20 @@ def _by_array(widths: NDArray[np.int64], channels: NDArray[np.int64]) -> tuple[i
     return tuple(int(width) for width in used.max(axis=0))
 
 
-def _arranged_weights(
-    node: WeightNode, source: Stream, folding: Folding, channels: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """(depth, filters, inputs): kernel positions of a transposed convolution first, then fold, row, column, group."""
+def word_places(source: Stream, folding: Folding) -> NDArray[np.int64]:
+    """(groups, inputs): the channel at each place of the words of a pixel, or ``EMPTY``."""
     places = np.full(folding.groups * folding.inputs, EMPTY)
     whole = (folding.groups - 1) * folding.inputs
     places[:whole] = source.layout[:whole]
     places[len(places) - (len(source.layout) - whole) :] = source.layout[whole:]  # `qn_gear` fills words from above
+    return places.reshape(folding.groups, folding.inputs)
+
+
+def _arranged_weights(
+    node: WeightNode, source: Stream, folding: Folding, channels: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """(depth, filters, inputs): kernel positions of a transposed convolution first, then fold, row, column, group."""
+    places = word_places(source, folding).ravel()
     taken = np.where(places == EMPTY, 0, node.weight[:, places].transpose(0, 2, 3, 1))  # (out, kh, kw, place)
     taken = np.where((channels == EMPTY)[..., None, None, None], 0, taken[channels])  # (folds, filters, kh, kw, place)
     folds, filters, height, width, _ = taken.shape
