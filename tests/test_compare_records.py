@@ -61,6 +61,7 @@ def test_records_grow_line_by_line(tmp_path: Path, configs: tuple[Config, ...]) 
     before = file.read_text().splitlines()
     assert len(before) == 5
     write_fake_run(plan.runs[-1].folder)
+    (plan.runs[-1].folder / "config.yaml").write_text(to_yaml(plan.runs[-1].config))
     pack_records(plan)
     after = file.read_text().splitlines()
     assert set(before) < set(after)
@@ -80,6 +81,21 @@ def test_a_record_of_another_configuration_is_no_run_of_this_one(tmp_path: Path,
     unpack_records(there)
     states = {(job.name, job.seed): state_of(job) for job in there.runs}
     assert states == {("one", 0): "not started", ("one", 1): "not started", ("two", 0): "done", ("two", 1): "done"}
+
+
+def test_a_run_that_another_comparison_put_in_its_place_gives_no_record(
+    tmp_path: Path, configs: tuple[Config, ...]
+) -> None:
+    plan = plan_in(tmp_path / "runs", configs)
+    finish(plan)
+    pack_records(plan)
+    before = (tmp_path / "records" / "set.jsonl").read_bytes()
+    folder = plan.runs[0].folder
+    (folder / "config.yaml").write_text(to_yaml(configs[0].model_copy(update={"budget": "2bit"})))
+    summary = folder / "summary.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"validation_dice": 0.125}))
+    pack_records(plan)
+    assert (tmp_path / "records" / "set.jsonl").read_bytes() == before
 
 
 def test_a_run_that_is_recorded_with_another_result_is_named(tmp_path: Path, configs: tuple[Config, ...]) -> None:

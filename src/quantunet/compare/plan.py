@@ -163,13 +163,24 @@ def refuse_other_config(job: Job) -> None:
                 f"{job.folder}: holds a summary without its config.yaml: remove it, or choose another --out"
             )
         return
-    saved = load_config(path)
-    if saved != job.config:
-        key = _first_difference(saved.model_dump(mode="json"), job.config.model_dump(mode="json"))
+    difference = difference_in_folder(job)
+    if difference is not None:
         raise UserError(
-            f"{job.folder}: holds a run of another configuration ({key}): rename the configuration, remove the "
+            f"{job.folder}: holds a run of another configuration ({difference}): rename the configuration, remove the "
             "folder, or choose another --out"
         )
+
+
+def difference_in_folder(job: Job) -> str | None:
+    """The first key in which the run that the job's folder holds differs from the job; None where it is this very run.
+
+    Raises:
+        UserError: if the folder's configuration is damaged.
+    """
+    saved = load_config(job.folder / "config.yaml")
+    if saved == job.config:
+        return None
+    return _first_difference(saved.model_dump(mode="json"), job.config.model_dump(mode="json"))
 
 
 def _first_difference(a: object, b: object, prefix: str = "") -> str:

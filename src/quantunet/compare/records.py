@@ -15,7 +15,7 @@ from typing import Any
 
 from quantunet.atomic_file import write_atomically
 from quantunet.compare.collect import read_json
-from quantunet.compare.plan import FLOAT_FOLDER, Job, Plan, state_of
+from quantunet.compare.plan import FLOAT_FOLDER, Job, Plan, difference_in_folder, state_of
 from quantunet.errors import UserError
 from quantunet.train.config import Config
 from quantunet.train.config_file import to_yaml
@@ -75,12 +75,19 @@ def unpack_records(plan: Plan) -> int:
 def pack_records(plan: Plan) -> None:
     """Bring the record files up to date with all finished runs; records of runs that are not in the plan stay.
 
+    A folder that holds a run of another configuration by now, another comparison's, gives no record.
+
     Raises:
         UserError: if a record file, or a file of a finished run, is damaged.
     """
     for path, jobs in _by_file(plan).items():
         old = read_records(path)
-        new = old | {key: _record(key, job) for key, job in jobs.items() if state_of(job) == "done"}
+        found = {key: _record(key, job) for key, job in jobs.items() if state_of(job) == "done"}
+        new = old | {
+            key: record
+            for key, record in found.items()
+            if record != old.get(key) and difference_in_folder(jobs[key]) is None
+        }
         if new != old:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, _lines(new.values()).encode("utf-8"))
