@@ -1,10 +1,11 @@
 """Ours against each rival at equal or fewer bytes, and the means over data sets, from a comparison's compare.json.
 
-For each system with an integer form that is no smaller than the smallest of ours, one of our rows that takes no more
-bytes, chosen in two ways: the best by test Dice, which favours us by as much as the best of several is above their
-mean; and the best by validation Dice, which does not. A line for each rival that is above it, with the 95 % interval
-of the change by test case (bootstrap); the count of those that are not, by the mean over folds and by the median of
-the folds' changes; and of all pairs, where the interval excludes 0. Last, every system's mean over the data sets.
+For each system with an integer form, all folds, and a file no smaller than the smallest of ours, one of our rows that
+takes no more bytes, chosen in two ways: the best by test Dice, which favours us by as much as the best of several is
+above their mean; and the best by validation Dice, which does not. A line for each rival that is above it, with the 95 %
+interval of the change by test case (bootstrap); the count of those that are not, by the mean over folds and by the
+median of the folds' changes; and of all pairs, where the interval excludes 0. Last, every system's mean over the data
+sets.
 
     make comparison && python benchmarks/equal_bytes.py runs/baselines/compare.json
 """
@@ -79,8 +80,11 @@ def print_pairs(tables: Sequence[Mapping[str, Any]], runs: Path, by: str, score:
 
 
 def integer_rows(table: Mapping[str, Any]) -> list[Row]:
-    """The rows of a table that have a model file."""
-    return [row for row in table["rows"] if row["kind"] == "system" and row["file_bytes"]]
+    """The rows of a table that have a model file, and no fold missing."""
+    folds = max(len(row["points"]) for row in table["rows"])
+    return [
+        row for row in table["rows"] if row["kind"] == "system" and row["file_bytes"] and len(row["points"]) == folds
+    ]
 
 
 def main() -> None:
