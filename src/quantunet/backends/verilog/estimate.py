@@ -160,8 +160,8 @@ def _codes(folding: Folding, source: Stream) -> tuple[int, int]:
     A place that no group fills has weights of 0 throughout, which synthesis removes.
     """
     filled = (word_places(source, folding) != EMPTY).any(axis=0)
-    even = len(filled) // 2 * 2
-    return int(filled.sum()), int((filled[0:even:2] & filled[1:even:2]).sum())
+    pairs = filled[: len(filled) // 2 * 2].reshape(-1, 2)
+    return int(filled.sum()), int(pairs.all(axis=1).sum())
 
 
 def _power(value: int) -> int:
