@@ -98,17 +98,19 @@ class ConvShape:
     """What the formula for a convolution needs to know.
 
     Args:
-        inputs: codes multiplied at a time; ``activation_bits`` each.
+        places: codes that a word has room for; ``activation_bits`` each.
+        inputs: codes among them that weights multiply.
         pairs: neighbours among them, whose sum all filters share.
         weight_bits, acc_bits: of each of the filters that work at a time.
         depth: words of the weight memory.
-        ring_rows, ring_columns: words of ``inputs`` codes that the window keeps.
+        ring_rows, ring_columns: words that the window keeps.
         lanes: codes of a beat of the output, ``out_bits`` each; ``beats`` of them an output pixel.
         entry_bits: of one lane's table of biases and shifts; sum_bits, shift_bits: of its adder and shifter.
         counters: limits of the window's counters.
         multiplied: of each of the filters, whether multipliers make its products.
     """
 
+    places: int
     inputs: int
     pairs: int
     activation_bits: int
@@ -157,7 +159,7 @@ def conv_resources(shape: ConvShape) -> Resources:
     ring = 1 << max(shape.ring_columns - 1, 0).bit_length()
     weights = sum(shape.weight_bits) * shape.inputs
     bram = (
-        ram18(shape.ring_rows * ring, shape.inputs * shape.activation_bits)
+        ram18(shape.ring_rows * ring, shape.places * shape.activation_bits)
         + ram18(shape.depth, weights, is_rom=True)
         + ram18(shape.beats, shape.lanes * shape.entry_bits, is_rom=True)
     )

@@ -42,6 +42,7 @@ def folding_cost(
     positions = 4 if isinstance(node, ConvTranspose2d) else kernel**2
     beats = folding.folds * folding.filters
     shape = ConvShape(
+        folding.inputs,
         *_codes(folding, source),
         source.bits,
         tuple(weight_bits),
@@ -109,6 +110,7 @@ def conv_shape(plan: Plan, name: str, weighted: WeightPlan) -> ConvShape:
     out, source = plan.streams[name], plan.streams[plan.graph.node(name).inputs[0]]
     folding, stage = weighted.folding, weighted.requantize
     return ConvShape(
+        folding.inputs,
         *_codes(folding, source),
         source.bits,
         weighted.weight_bits,
