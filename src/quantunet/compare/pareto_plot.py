@@ -26,8 +26,10 @@ not press all others into one line."""
 FRONT = "#94a3b3"
 OURS = "learned"
 """The quantizer that is drawn over the others, a little larger, and has the first colour."""
-PANEL_POINTS, LETTER_POINTS = 340, 4.7
-"""Width of a panel and of a letter of a name, about."""
+PANEL_POINTS, LETTER_POINTS, LINE_POINTS, MARKER_POINTS = (340, 370), 4.7, 10, 4
+"""Width and height of a panel, those of a letter of a name, and half a marker's, about."""
+NAME_PLACES = ((-6, 6), (7, -12), (7, 6), (-6, -12), *((-6, up) for up in (17, 28, 39)), *((7, -up) for up in (23, 34)))
+"""Offsets of a name from its marker in points, the best first; it ends at a negative one, and begins at a positive."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,13 @@ def _figure(table: DataTable) -> Figure:
     figure = Figure(figsize=(11, 5.6 + 0.2 * legend_lines), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     costs = (("bytes", "model, KiB (log)", 1024.0), ("bops", "GBOPs of one image (log)", 1e9))
+    _set_dice_range(panels[0], [row.dice for row in rows if row.dice is not None], rows)
     for axes, (key, title, unit) in zip(panels, costs, strict=True):
         _panel(axes, [each for row in rows if (each := _series(row, rows, key, unit))], table)
         axes.set_xlabel(title)
     panels[0].set_title(f"Dice against bytes: {table.name}")
     panels[1].set_title("Dice against bit operations")
     panels[0].set_ylabel("Dice of the test cases")
-    _set_dice_range(panels[0], [row.dice for row in rows if row.dice is not None], rows)
     figure.legend(handles=_legend(rows), loc="outside lower center", ncols=columns, handletextpad=0.4, fontsize=8)
     return figure
 
@@ -125,9 +127,7 @@ def _panel(axes: Axes, series: Sequence[_Series], table: DataTable) -> None:
         axes.scatter(*each.mean, s=size, marker=each.marker, facecolor=face, edgecolor=edge, linewidth=line,
                      zorder=5.5 if ours else 5)  # fmt: skip
     _set_costs(axes, [value for each in series for value, _ in [each.mean, *each.seeds]])
-    for i in front:
-        if series[i].row.kind == "system":
-            _name(axes, series[i])
+    _name(axes, [series[i] for i in front], series)
     floats = [row.dice for row in table.rows if row.kind == "float" and row.dice is not None]
     for dice in floats[:1]:  # the one that most systems start from
         axes.axhline(dice, color=INK, linewidth=0.9, linestyle=(0, (5, 4)), alpha=0.55, zorder=1)
@@ -139,13 +139,53 @@ def _panel(axes: Axes, series: Sequence[_Series], table: DataTable) -> None:
     axes.set_axisbelow(True)
 
 
-def _name(axes: Axes, series: _Series) -> None:
-    """The name above on the left, or, where it would leave the panel, below on the right."""
-    low, high = (log10(end) for end in axes.get_xlim())
-    place = (log10(series.mean[0]) - low) / (high - low)
-    fits = place * PANEL_POINTS > LETTER_POINTS * len(series.row.name) + 10
-    axes.annotate(series.row.name, series.mean, (-6, 6) if fits else (7, -12), textcoords="offset points",
-                  ha="right" if fits else "left", fontsize=8, color=series.colour, zorder=6)  # fmt: skip
+def _name(axes: Axes, front: Sequence[_Series], series: Sequence[_Series]) -> None:
+    """The names of the systems of the front, each at the first place in the panel that no other name and no marker
+    takes, or at least none of the front; one that finds none is left to the legend.
+    """
+    others = [_around(_in_points(axes, each.mean)) for each in series if each not in front]
+    taken = [_around(_in_points(axes, each.mean)) for each in front]
+    for each in front:
+        if each.row.kind != "system":
+            continue
+        x, y = _in_points(axes, each.mean)
+        width = LETTER_POINTS * len(each.row.name)
+        places: list[tuple[float, float, _Box]] = []
+        for right, up in NAME_PLACES:
+            left = x + right - (width if right < 0 else 0)
+            box = (left, y + up, left + width, y + up + LINE_POINTS)
+            if _is_inside(box) and not any(_overlap(box, other) for other in taken):
+                places.append((right, up, box))
+        if not places:
+            continue
+        right, up, box = next((it for it in places if not any(_overlap(it[2], o) for o in others)), places[0])
+        taken.append(box)
+        axes.annotate(each.row.name, each.mean, (right, up), textcoords="offset points", va="bottom",
+                      ha="right" if right < 0 else "left", fontsize=8, color=each.colour, zorder=6)  # fmt: skip
+
+
+_Box = tuple[float, float, float, float]
+"""Left, bottom, right, top, in points from the panel's lower left corner."""
+
+
+def _in_points(axes: Axes, point: tuple[float, float]) -> tuple[float, float]:
+    left, right = (log10(end) for end in axes.get_xlim())
+    low, high = axes.get_ylim()
+    width, height = PANEL_POINTS
+    return (log10(point[0]) - left) / (right - left) * width, (point[1] - low) / (high - low) * height
+
+
+def _around(centre: tuple[float, float]) -> _Box:
+    x, y = centre
+    return x - MARKER_POINTS, y - MARKER_POINTS, x + MARKER_POINTS, y + MARKER_POINTS
+
+
+def _is_inside(box: _Box) -> bool:
+    return box[0] >= 0 and box[1] >= 0 and box[2] <= PANEL_POINTS[0] and box[3] <= PANEL_POINTS[1]
+
+
+def _overlap(a: _Box, b: _Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _set_costs(axes: Axes, values: Sequence[float]) -> None:
