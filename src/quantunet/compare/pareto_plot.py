@@ -31,6 +31,9 @@ PANEL_POINTS, LETTER_POINTS, LINE_POINTS, MARKER_POINTS = (340, 370), 4.7, 10, 4
 NAME_PLACES = ((-6, 6), (7, -12), (7, 6), (-6, -12), *((-6, up) for up in (17, 28, 39)), *((7, -up) for up in (23, 34)))
 """Offsets of a name from its marker in points, the best first; it ends at a negative one, and begins at a positive."""
 
+_Box = tuple[float, float, float, float]
+"""Left, bottom, right, top, in points from the panel's lower left corner."""
+
 
 @dataclass(frozen=True)
 class _Series:
@@ -143,29 +146,19 @@ def _name(axes: Axes, front: Sequence[_Series], series: Sequence[_Series]) -> No
     """The names of the systems of the front, each at the first place in the panel that no other name and no marker
     takes, or at least none of the front; one that finds none is left to the legend.
     """
-    others = [_around(_in_points(axes, each.mean)) for each in series if each not in front]
-    taken = [_around(_in_points(axes, each.mean)) for each in front]
+    others = [_marker_box(axes, each) for each in series if each not in front]
+    taken = [_marker_box(axes, each) for each in front]
     for each in front:
         if each.row.kind != "system":
             continue
-        x, y = _in_points(axes, each.mean)
-        width = LETTER_POINTS * len(each.row.name)
-        places: list[tuple[float, float, _Box]] = []
-        for right, up in NAME_PLACES:
-            left = x + right - (width if right < 0 else 0)
-            box = (left, y + up, left + width, y + up + LINE_POINTS)
-            if _is_inside(box) and not any(_overlap(box, other) for other in taken):
-                places.append((right, up, box))
-        if not places:
+        boxes = ((place, _name_box(axes, each, place)) for place in NAME_PLACES)
+        free = [(place, box) for place, box in boxes if _is_inside(box) and not _covers(box, taken)]
+        if not free:
             continue
-        right, up, box = next((it for it in places if not any(_overlap(it[2], o) for o in others)), places[0])
+        place, box = next((it for it in free if not _covers(it[1], others)), free[0])
         taken.append(box)
-        axes.annotate(each.row.name, each.mean, (right, up), textcoords="offset points", va="bottom",
-                      ha="right" if right < 0 else "left", fontsize=8, color=each.colour, zorder=6)  # fmt: skip
-
-
-_Box = tuple[float, float, float, float]
-"""Left, bottom, right, top, in points from the panel's lower left corner."""
+        axes.annotate(each.row.name, each.mean, place, textcoords="offset points", va="bottom",
+                      ha="right" if place[0] < 0 else "left", fontsize=8, color=each.colour, zorder=6)  # fmt: skip
 
 
 def _in_points(axes: Axes, point: tuple[float, float]) -> tuple[float, float]:
@@ -175,17 +168,26 @@ def _in_points(axes: Axes, point: tuple[float, float]) -> tuple[float, float]:
     return (log10(point[0]) - left) / (right - left) * width, (point[1] - low) / (high - low) * height
 
 
-def _around(centre: tuple[float, float]) -> _Box:
-    x, y = centre
+def _marker_box(axes: Axes, series: _Series) -> _Box:
+    x, y = _in_points(axes, series.mean)
     return x - MARKER_POINTS, y - MARKER_POINTS, x + MARKER_POINTS, y + MARKER_POINTS
+
+
+def _name_box(axes: Axes, series: _Series, place: tuple[int, int]) -> _Box:
+    x, y = _in_points(axes, series.mean)
+    width = LETTER_POINTS * len(series.row.name)
+    left, bottom = x + place[0] - (width if place[0] < 0 else 0), y + place[1]
+    return left, bottom, left + width, bottom + LINE_POINTS
 
 
 def _is_inside(box: _Box) -> bool:
     return box[0] >= 0 and box[1] >= 0 and box[2] <= PANEL_POINTS[0] and box[3] <= PANEL_POINTS[1]
 
 
-def _overlap(a: _Box, b: _Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _covers(box: _Box, others: Sequence[_Box]) -> bool:
+    """Whether ``box`` overlaps one of ``others``."""
+    left, bottom, right, top = box
+    return any(left < other[2] and other[0] < right and bottom < other[3] and other[1] < top for other in others)
 
 
 def _set_costs(axes: Axes, values: Sequence[float]) -> None:
