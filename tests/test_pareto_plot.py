@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from quantunet.compare.collect import DataTable, Row, SeedPoint
 from quantunet.compare.pareto_plot import COLOURS, look, pareto_svg
+from quantunet.compare.table import DataTable, Row, SeedPoint
 
 NOTHING: dict[str, Any] = dict.fromkeys(Row.__dataclass_fields__)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quantunet.compare.collect import DataTable, Row, gate_name
 from quantunet.compare.statistics import GATES
+from quantunet.compare.table import DataTable, Row, gate_name
 
 MISSING = "\u2013"
 LISTED_ROWS = 5

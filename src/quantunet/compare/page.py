@@ -7,7 +7,7 @@ from html import escape
 from importlib.resources import files
 
 from quantunet.compare.cells import MISSING, Cell, cells, columns, conventions, label, missing_lines
-from quantunet.compare.collect import DataTable, Row
+from quantunet.compare.table import DataTable, Row
 from quantunet.report.tables import table as html_table
 
 EXTRA_STYLE = """

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from quantunet.compare.collect import DataTable, Row, SeedPoint
 from quantunet.compare.statistics import GATES, pareto_front
+from quantunet.compare.table import DataTable, Row, SeedPoint
 from quantunet.report.figures import INK, MUTED, TRACK, chart_style, svg_text
 
 COLOURS = ("#0f766e", "#c2693c", "#3b6fb6", "#8b5fbf", "#b8396a", "#7a8b2a", "#2a9fb0", "#a67c2d", "#5b6675", "#d1495b",

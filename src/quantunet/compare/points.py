@@ -8,8 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
-from quantunet.compare.collect import DataTable, collect, read_json
+from quantunet.compare.collect import collect, read_json
 from quantunet.compare.plan import Job, Plan, Systems, state_of
+from quantunet.compare.table import DataTable
 from quantunet.compare.write import write_comparison
 from quantunet.errors import UserError
 from quantunet.pipeline import run_training

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantunet.compare.collect import DataTable, collect
+from quantunet.compare.collect import collect
 from quantunet.compare.plan import Systems, build_plan, state_of
 from quantunet.compare.records import pack_records, unpack_records
 from quantunet.compare.schedule import Say, run_plan
+from quantunet.compare.table import DataTable
 from quantunet.compare.write import write_comparison
 
 WRITE_EVERY_S = 60.0

@@ -11,10 +11,11 @@ from typing import Any
 
 from quantunet.atomic_file import write_atomically
 from quantunet.compare.cells import cells, columns, conventions, label, missing_lines
-from quantunet.compare.collect import DataTable, Row, gate_name, to_json
+from quantunet.compare.collect import to_json
 from quantunet.compare.page import render_page
 from quantunet.compare.pareto_plot import pareto_png, pareto_svg
 from quantunet.compare.statistics import GATES
+from quantunet.compare.table import DataTable, Row, gate_name
 
 STEM = "compare"
 LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
