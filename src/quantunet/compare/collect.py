@@ -13,6 +13,7 @@ import numpy as np
 from quantunet.compare.plan import Job, Plan, Systems, state_of
 from quantunet.compare.statistics import GATES, PairedChange, keeps, paired_change, t_interval95
 from quantunet.compare.table import DataTable, Kind, Row, SeedPoint, gate_name, with_dominators
+from quantunet.compare.tuning import best_by_validation
 from quantunet.errors import UserError
 from quantunet.report.tables import case_value
 from quantunet.summary import is_simulated
@@ -26,24 +27,48 @@ class _Finished:
     evaluation: dict[str, Any]
 
 
-def collect(plan: Plan, out: Path, failed: Mapping[Path, str]) -> list[DataTable]:
+def collect(plan: Plan, out: Path, failed: Mapping[Path, str], *, tuned: bool = False) -> list[DataTable]:
     """The tables of ``plan``, one a data set, from what lies in its folders; ``failed`` says why a run is missing.
 
+    Args:
+        tuned: data sets with the same cases are settings of one table, which has each system as its validation cases
+            prefer it.
+
     Raises:
-        UserError: if a finished run's file is damaged, naming it.
+        UserError: if a finished run's file is damaged, naming it; or as `group_by_data`.
     """
-    groups: list[tuple[Systems, list[Config]]] = []
-    for systems in plan.systems:
-        same_data: dict[str, list[Config]] = {}
-        for config in systems.configs:
-            same_data.setdefault(_data_identity(config), []).append(config)
-        groups += [(systems, configs) for configs in same_data.values()]
-    names = [_data_name(configs[0]) for _, configs in groups]
+    groups = group_by_data(plan.systems, tuned=tuned)
+    names = [_data_name(settings[0][1][0]) for settings in groups]
     tables = []
-    for (systems, configs), name in zip(groups, names, strict=True):
+    for settings, name in zip(groups, names, strict=True):
+        systems, configs = settings[0]
         table = name if names.count(name) == 1 else f"{name} ({systems.name or configs[0].name + ' …'})"
-        tables.append(_table(table, configs, systems, plan, out, failed))
+        each = [(systems.name, _table(table, configs, systems, plan, out, failed)) for systems, configs in settings]
+        tables.append(best_by_validation(each) if len(each) > 1 else each[0][1])
     return tables
+
+
+def group_by_data(systems: Sequence[Systems], *, tuned: bool) -> list[list[tuple[Systems, list[Config]]]]:
+    """For each table its settings, one where ``tuned`` is not asked for: systems, and their configurations.
+
+    Raises:
+        UserError: if ``tuned`` finds no two settings of one data set, or such with other numbers of seeds.
+    """
+    tables: dict[object, list[tuple[Systems, list[Config]]]] = {}
+    for place, each in enumerate(systems):
+        same_data: dict[str, list[Config]] = {}
+        for config in each.configs:
+            same_data.setdefault(_data_identity(config), []).append(config)
+        for identity, configs in same_data.items():
+            tables.setdefault(identity if tuned else (place, identity), []).append((each, configs))
+    if tuned and all(len(settings) == 1 for settings in tables.values()):
+        raise UserError("--tuned: no two of --on have the same images and split, so there is nothing to choose from")
+    for settings in tables.values():
+        counts = {each.name: each.seeds for each, _ in settings}
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise UserError(f"--seeds: settings of one data set need as many seeds each, these have: {listed}")
+    return list(tables.values())
 
 
 def to_json(tables: Sequence[DataTable]) -> list[dict[str, Any]]:
@@ -152,6 +177,9 @@ def _row(name: str, kind: Kind, jobs: Sequence[Job], out: Path, failed: Mapping[
         },
         time_s=_mean([summary.get("time_s", {}).get("total") for summary in summaries]),
         missing=missing,
+        validation_dice=_mean(
+            [each.get("validation_dice", {}).get("quantized" if kind == "system" else "float") for each in summaries]
+        ),
         points=tuple(
             SeedPoint(each.job.seed, value, size, cost.get("bops"), _relative(each.job.folder, out))
             for each, value, size, cost in zip(finished, dice, stored, costs, strict=True)

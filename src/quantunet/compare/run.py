@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantunet.compare.collect import collect
+from quantunet.compare.collect import collect, group_by_data
 from quantunet.compare.plan import Systems, build_plan, state_of
 from quantunet.compare.records import pack_records, unpack_records
 from quantunet.compare.schedule import Say, run_plan
@@ -29,7 +29,9 @@ class Comparison:
     failed: dict[Path, str]
 
 
-def compare(systems: Sequence[Systems], out: Path, *, at_once: int, say: Say, only_table: bool = False) -> Comparison:
+def compare(
+    systems: Sequence[Systems], out: Path, *, at_once: int, say: Say, only_table: bool = False, tuned: bool = False
+) -> Comparison:
     """Run the configurations x seeds of ``systems`` in ``out``, as far as they are not done, and write the table.
 
     Args:
@@ -40,10 +42,13 @@ def compare(systems: Sequence[Systems], out: Path, *, at_once: int, say: Say, on
         at_once: runs at a time, each a process with its share of the threads.
         say: told one line as each run ends.
         only_table: run nothing; from what is finished, whoever runs the rest.
+        tuned: ``systems`` with the same cases are settings of one table, each system there with the best of them.
 
     Raises:
-        UserError: if two configurations have one name, or a folder in ``out`` holds another run.
+        UserError: if two configurations have one name, a folder in ``out`` holds another run, or ``tuned`` has nothing
+            to choose from.
     """
+    group_by_data(systems, tuned=tuned)  # what it refuses it refuses before anything runs
     plan = build_plan(systems, out)
     unpacked = unpack_records(plan)
     if unpacked:
@@ -52,7 +57,7 @@ def compare(systems: Sequence[Systems], out: Path, *, at_once: int, say: Say, on
     next_writing = time.monotonic() + WRITE_EVERY_S
 
     def write() -> tuple[list[DataTable], dict[str, Path]]:
-        tables = collect(plan, out, failed)
+        tables = collect(plan, out, failed, tuned=tuned)
         pack_records(plan)
         return tables, write_comparison(tables, out, out.resolve().name)
 

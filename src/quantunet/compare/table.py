@@ -38,6 +38,8 @@ class Row:
         keeps: by gate, whether the mean Dice is at least that share of the float networks'.
         time_s: without a float phase that was taken over.
         missing: seed -> why it is not in the means.
+        validation_dice: of the network as it was trained, before it became integers.
+        setting: of several of one data set, the one these runs had (``tuning.py``).
     """
 
     name: str
@@ -64,16 +66,22 @@ class Row:
     time_s: float | None
     missing: Mapping[int, str]
     points: tuple[SeedPoint, ...]
+    validation_dice: float | None = None
+    setting: str | None = None
 
 
 @dataclass(frozen=True)
 class DataTable:
-    """All rows of one data set: all background, the float networks, then the systems in the order they were given."""
+    """All rows of one data set: all background, the float networks, then the systems in the order they were given.
+
+    ``left_out`` are rows of other settings, which validation preferred less.
+    """
 
     name: str
     distance_unit: str
     test_cases: int | None
     rows: tuple[Row, ...]
+    left_out: tuple[Row, ...] = ()
 
 
 def with_dominators(rows: Sequence[Row]) -> list[Row]:

@@ -112,6 +112,8 @@ def _flat(row: Row) -> dict[str, Any]:
         "kind": row.kind,
         "simulated": row.simulated,
         "seeds": " ".join(map(str, row.seeds)),
+        "setting": row.setting,
+        "validation_dice": row.validation_dice,
         "dice": row.dice,
         "dice_low": low,
         "dice_high": high,
