@@ -37,8 +37,8 @@ JOBS ?= 2
 # this repository, and what was stopped goes on. nice: it may run for hours beside other work.
 COMPARE = $(ONE_THREAD) nice $(BIN)/quantunet compare configs/baselines/*.yaml \
 	  --on configs/data/em.yaml --on configs/data/gm.yaml --on configs/data/lgg.yaml \
-	  --on configs/data/nih.yaml --on configs/data/ultrasound.yaml --seeds 3 \
-	  --records benchmarks/records --out $(RESULTS)
+	  --on configs/data/nih.yaml --on configs/data/nih_gentle.yaml --on configs/data/ultrasound.yaml \
+	  --seeds 3 --tuned --records benchmarks/records --out $(RESULTS)
 results: setup
 	$(COMPARE) --jobs $(JOBS)
 

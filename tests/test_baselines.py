@@ -33,7 +33,7 @@ SIMULATED = {"fixed_point_w0.8_a8.0", "fixed_point_w8.8_a8.8", "fixed_point_w0.4
 
 
 def test_every_baseline_runs_on_every_data_set() -> None:
-    assert {path.stem for path in DATA_SETS} == {"em", "gm", "lgg", "nih", "ultrasound"}
+    assert {path.stem for path in DATA_SETS} == {"em", "gm", "lgg", "nih", "nih_gentle", "ultrasound"}
     assert len(BASELINES) >= 25
     for data in DATA_SETS:
         configs = [load_on(path, data) for path in BASELINES]
@@ -55,6 +55,14 @@ def test_every_baseline_runs_on_every_data_set() -> None:
             ]
             assert config.budget in (*budget, None)
             assert (config.budget is not None) == (config.quantizer.learns_widths and "small" not in config.name)
+
+
+def test_the_settings_of_a_data_set_differ_in_the_rates_of_the_quantized_phases_alone() -> None:
+    first, gentle = (load_on(BASELINES[0], CONFIGS / "data" / f"{name}.yaml") for name in ("nih", "nih_gentle"))
+    phases = {
+        name: getattr(first.training, name).model_copy(update={"learning_rate": 2.0e-4}) for name in ("qat", "finetune")
+    }
+    assert gentle == first.model_copy(update={"training": first.training.model_copy(update=phases)})
 
 
 @pytest.mark.parametrize("path", BASELINES, ids=lambda path: path.stem)
