@@ -28,6 +28,7 @@ NAMES = {
     "learned_2.25bit": "**ours, 2.25 bits**",
     "learned_2.375bit_features": "**ours, 2.375 bits, with feature maps**",
     "learned_2.5bit": "**ours, 2.5 bits**",
+    "learned_layer_2.5bit": "**ours, 2.5 bits, by layer**",
     "learned_3.5bit": "**ours, 3.5 bits**",
     "learned_5bit": "**ours, 5 bits**",
     "interpolated_1.5bit": "interpolated, 1.5 bits",
