@@ -93,7 +93,7 @@ def test_a_run_that_another_comparison_put_in_its_place_gives_no_record(
     folder = plan.runs[0].folder
     (folder / "config.yaml").write_text(to_yaml(configs[0].model_copy(update={"budget": "2bit"})))
     summary = folder / "summary.json"
-    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"validation_dice": {}}))
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"validation_dice": 0.125}))
     pack_records(plan)
     assert (tmp_path / "records" / "set.jsonl").read_bytes() == before
 
@@ -104,7 +104,7 @@ def test_a_run_that_is_recorded_with_another_result_is_named(tmp_path: Path, con
     pack_records(plan)
     assert unpack_records(plan) == 0
     summary = plan.runs[0].folder / "summary.json"
-    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"validation_dice": {}}))
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"validation_dice": 0.125}))
     before = (tmp_path / "records" / "set.jsonl").read_bytes()
     with pytest.raises(UserError, match=r"another result than the record .*one, seed 0.*set\.jsonl: remove the folder"):
         unpack_records(plan)

@@ -16,17 +16,20 @@ def best_by_validation(tables: Sequence[tuple[str, DataTable]]) -> DataTable:
     for setting, table in tables:
         for row in table.rows:
             rows.setdefault(row.name, []).append(row if row.kind == "trivial" else replace(row, setting=setting))
-    chosen = [max(each, key=_preference) for each in rows.values()]
-    left_out = [row for each in rows.values() for row in each if not any(row is one for one in chosen)]
-    first = tables[0][1]
+    chosen: list[Row] = []
+    left_out: list[Row] = []
+    for same in rows.values():
+        best = max(same, key=_preference)
+        chosen.append(best)
+        left_out += [row for row in same if row is not best and row.kind != "trivial"]
+    begun = next((table for _, table in tables if table.test_cases is not None), tables[0][1])
     return replace(
-        first,
-        test_cases=next((table.test_cases for _, table in tables if table.test_cases is not None), None),
+        begun,
         rows=(
             *(row for row in chosen if row.kind != "system"),
             *with_dominators([row for row in chosen if row.kind == "system"]),
         ),
-        left_out=tuple(row for row in left_out if row.kind != "trivial"),
+        left_out=tuple(left_out),
     )
 
 
